@@ -1,0 +1,1 @@
+//! The control plane: node sessions, room assignment, planner, stores, HTTP gateway

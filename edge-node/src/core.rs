@@ -1,0 +1,1 @@
+//! Sans-IO state: rooms, sessions, negotiation, ICE, tokens.

@@ -1,0 +1,4 @@
+//! The regional SFU: clients in, clients out.
+
+pub mod core;
+pub mod shell;

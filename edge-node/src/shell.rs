@@ -1,0 +1,1 @@
+//! Sockets, tasks and threads around the cores.

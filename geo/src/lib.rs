@@ -1,0 +1,1 @@
+//! Where things are: region catalogue, distance and RTT model, placement maths

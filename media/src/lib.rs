@@ -1,0 +1,1 @@
+//! The sans-IO RTP core: packets, SRTP, RTCP, routing, layers, rewriting, retransmission

@@ -1,0 +1,1 @@
+//! The cascade between regions: the QUIC link and the relay role
