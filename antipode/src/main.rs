@@ -1,2 +1,61 @@
-//! The `antipode` command.
-fn main() {}
+//! The `antipode` command: every role and tool of the mesh in one binary.
+
+mod admin;
+mod cli;
+mod role;
+mod token;
+mod up;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use runtime::telemetry;
+
+fn main() -> ExitCode {
+    runtime::tls::install_provider();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(run(cli)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Edge(flags) => role::edge(flags, &cli.log).await,
+        Command::Relay(flags) => role::relay(flags, &cli.log).await,
+        Command::Control(flags) => role::control(flags, &cli.log).await,
+        Command::Up(options) => {
+            telemetry::init(&cli.log.over(None))?;
+            Box::pin(up::run(options, &cli.log)).await
+        }
+        Command::Token(options) => token::run(&options),
+        Command::Node(command) => admin::node(command).await,
+        Command::Room(command) => admin::room(command).await,
+    }
+}
+
+/// Help and version go to standard output with success; misuse is bad configuration.
+fn usage(error: &clap::Error) -> ExitCode {
+    let code = if error.use_stderr() { runtime::config::EXIT_CODE } else { 0 };
+    // Nobody is left to tell when the terminal is gone.
+    drop(error.print());
+    ExitCode::from(code)
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    // As above.
+    drop(writeln!(std::io::stderr(), "antipode: {error:#}"));
+    let misconfigured = error.chain().any(|cause| cause.is::<runtime::config::Error>());
+    ExitCode::from(if misconfigured { runtime::config::EXIT_CODE } else { 1 })
+}

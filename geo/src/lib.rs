@@ -1,1 +1,17 @@
-//! Where things are: region catalogue, distance and RTT model, placement maths
+//! Where things are: region catalogue, great-circle distance and the round-trip model. Pure maths, no I/O.
+//!
+//! ```
+//! let fra = geo::region("fra").ok_or("fra is in the catalogue")?;
+//! let syd = geo::region("syd").ok_or("syd is in the catalogue")?;
+//! assert_eq!((fra.distance_m(syd) / 1e6).round(), 16.0);
+//! assert!(geo::RttModel::default().rtt(fra.distance_m(syd)).as_millis() > 250);
+//! # Ok::<(), &str>(())
+//! ```
+
+mod catalogue;
+mod position;
+mod rtt;
+
+pub use catalogue::{Continent, REGIONS, Region, nearest, rank, region};
+pub use position::{EARTH_RADIUS_M, Error, Position};
+pub use rtt::{RttModel, rtt_between};

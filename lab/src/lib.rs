@@ -1,1 +1,9 @@
-//! Load generator, WAN emulator and scenarios: how the mesh is put under stress and measured
+//! Load generator, WAN emulator and scenarios: how the mesh is put under stress and measured.
+
+pub mod client;
+pub mod load;
+pub mod meter;
+pub mod signal;
+pub mod synthetic;
+pub mod token;
+pub mod wan;

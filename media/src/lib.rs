@@ -1,1 +1,11 @@
 //! The sans-IO RTP core: packets, SRTP, RTCP, routing, layers, rewriting, retransmission
+
+pub mod layer;
+pub mod packet;
+pub mod retransmit;
+pub mod rewrite;
+pub mod router;
+pub mod rtcp;
+pub mod rtp;
+pub mod srtp;
+pub mod twcc;

@@ -1,1 +1,17 @@
-//! The cascade between regions: the QUIC link and the relay role
+//! The cascade between regions: the QUIC link between two nodes, the mesh that every node embeds, and the relay role.
+//!
+//! - [`link`]: one hop, sans-IO: hop header, scheduler, repair, health.
+//! - [`mesh`]: many hops, sans-IO: plans, subscriptions, flows, room replicas, failover.
+//! - [`worker`]: the thread that owns the sockets and drives both; edges and relays start one each.
+//! - [`control`]: a node's session with the control plane; edges use it as well.
+//! - [`role`]: the relay process.
+
+pub mod control;
+pub mod link;
+pub mod mesh;
+pub mod role;
+pub mod worker;
+
+pub use mesh::command::{MeshCommand, MeshEvent, NextHop, PeerInfo, Role, RoomPlan};
+pub use role::{Config, run};
+pub use worker::handle::{LinkStats, MediaSender, MeshHandle, MeshSink};

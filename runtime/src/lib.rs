@@ -1,1 +1,12 @@
-//! The media-blind I/O shell: sockets, clock, telemetry, admin HTTP, configuration, shutdown
+//! The media-blind I/O shell that every role stands on: sockets, certificates, telemetry, admin HTTP, configuration and
+//! shutdown. Nothing in here knows what a packet or a room is.
+
+pub mod admin;
+pub mod config;
+pub mod http;
+pub mod process;
+pub mod ready;
+pub mod shutdown;
+pub mod telemetry;
+pub mod tls;
+pub mod udp;

@@ -1,0 +1,197 @@
+//! What the processes find in the data directory: a configuration file each, and certificates of the mesh's own authority.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use runtime::tls::{Authority, NodeName, Paths};
+use toml::{Table, Value};
+
+use super::layout::{Layout, Node, Role, loopback};
+use super::options::Options;
+use super::wan::Wan;
+
+/// Name of the mesh: the trust domain of its certificates.
+const MESH: &str = "antipode.local";
+
+/// Id of the control plane's process.
+pub(crate) const CONTROL_ID: &str = "control-0";
+
+/// How long the certificates are valid; they are made anew with every start.
+const VALIDITY: Duration = Duration::from_hours(30 * 24);
+
+/// One process to run.
+#[derive(Clone, Debug)]
+pub(crate) struct Spec {
+    /// Subcommand.
+    pub(crate) role: &'static str,
+    /// Shown before its log lines, for example `edge fra`.
+    pub(crate) label: String,
+    /// Its configuration file.
+    pub(crate) config: PathBuf,
+}
+
+/// Writes everything and says what to run: the control plane first, then the layout's nodes in their order.
+///
+/// # Errors
+/// When a file cannot be written or a certificate cannot be made.
+pub(crate) fn write(
+    directory: &Path,
+    layout: &Layout,
+    wan: &Wan,
+    options: &Options,
+) -> anyhow::Result<Vec<Spec>> {
+    let authority = Authority::generate(MESH, VALIDITY)?;
+    let certificates = directory.join("tls");
+    std::fs::create_dir_all(&certificates)?;
+    let control = Spec {
+        role: "control",
+        label: "control".to_owned(),
+        config: save(directory, CONTROL_ID, &control(directory, layout, options))?,
+    };
+    let mut specs = vec![control];
+    for node in &layout.nodes {
+        let name = NodeName {
+            mesh: MESH.to_owned(),
+            region: node.region.code.to_owned(),
+            role: node.role.name().to_owned(),
+            node: node.id.clone(),
+        };
+        let tls = authority.issue_into(&certificates, &name, VALIDITY)?;
+        let mut table = common(node, layout, &tls);
+        let via = wan.via(&node.id);
+        let via: Table = via.into_iter().map(|(peer, at)| (peer, text(&at))).collect();
+        table.insert("link_via".to_owned(), via.into());
+        if node.role == Role::Edge {
+            table.extend(edge(node, layout, options));
+        }
+        specs.push(Spec {
+            role: node.role.name(),
+            label: label(node),
+            config: save(directory, &node.id, &table)?,
+        });
+    }
+    Ok(specs)
+}
+
+/// `edge fra`; a second node of the region shows its number.
+fn label(node: &Node) -> String {
+    let number = node.id.rsplit('-').next().filter(|number| *number != "0");
+    let number = number.map_or_else(String::new, |number| format!(" {number}"));
+    format!("{} {}{number}", node.role.name(), node.region.code)
+}
+
+fn control(directory: &Path, layout: &Layout, options: &Options) -> Table {
+    let keys = Table::from_iter([(super::API_KEY.to_owned(), text(super::API_SECRET))]);
+    table([
+        ("node_id", text(CONTROL_ID)),
+        ("mesh", text(MESH)),
+        ("grpc", text(&loopback(layout.grpc))),
+        ("http", text(&SocketAddr::new(layout.bind, layout.http))),
+        ("admin", text(&loopback(layout.admin))),
+        ("data_dir", text(&directory.join("control").display())),
+        ("development", Value::Boolean(true)),
+        ("room_policy", text(&options.room_policy)),
+        ("keys", keys.into()),
+    ])
+}
+
+/// What edges and relays have in common.
+fn common(node: &Node, layout: &Layout, tls: &Paths) -> Table {
+    let paths = [("ca", &tls.ca), ("cert", &tls.cert), ("key", &tls.key)];
+    table([
+        ("node_id", text(&node.id)),
+        ("region", text(node.region.code)),
+        ("mesh", text(MESH)),
+        ("control", Value::Array(vec![text(&layout.grpc_url())])),
+        ("admin", text(&loopback(node.admin))),
+        ("link", text(&node.link_address())),
+        ("tls", table(paths.map(|(name, path)| (name, text(&path.display())))).into()),
+    ])
+}
+
+fn edge(node: &Node, layout: &Layout, options: &Options) -> Table {
+    let client = |port| text(&SocketAddr::new(layout.bind, port));
+    table([
+        ("http", client(node.http)),
+        ("rtc_tcp", client(node.rtc_tcp)),
+        ("rtc_udp", client(node.rtc_udp)),
+        ("shards", Value::Integer(options.shards.into())),
+        ("external_addresses", Value::Array(vec![text(&layout.advertise)])),
+        ("client_url", text(&layout.client_url(node))),
+    ])
+}
+
+fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+fn text<T: ToString + ?Sized>(value: &T) -> Value {
+    Value::String(value.to_string())
+}
+
+/// Files hold the API secret: only the owner may read them.
+fn save(directory: &Path, name: &str, config: &Table) -> anyhow::Result<PathBuf> {
+    let path = directory.join(format!("{name}.toml"));
+    let text = toml::to_string(config)?;
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("{}", path.display()))?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde::Serialize;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[derive(Serialize)]
+    struct NoFlags {}
+
+    fn load<T: serde::de::DeserializeOwned>(path: &Path) -> T {
+        runtime::config::load(Some(path), NoFlags {}).unwrap()
+    }
+
+    #[test]
+    fn the_roles_take_what_is_written() {
+        runtime::tls::install_provider();
+        let flags = ["up", "--base-port", "0", "--regions", "fra,syd", "--room-policy", "via=sin"];
+        let options = Cli::try_parse_from(flags).map(|cli| cli.options).unwrap();
+        let layout = Layout::new(&options).unwrap();
+        let wan = Wan::start(&layout.nodes, &options).unwrap();
+        let directory = std::env::temp_dir().join(format!("antipode-files-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let specs = write(&directory, &layout, &wan, &options).unwrap();
+        let labels: Vec<_> = specs.iter().map(|spec| spec.label.as_str()).collect();
+        assert_eq!(labels, ["control", "edge fra", "edge syd", "relay sin"]);
+
+        let control: control_plane::Config = load(&specs[0].config);
+        assert_eq!(control.http, loopback(layout.http));
+        assert_eq!(control.keys["devkey"].expose(), "secret");
+        let edge: edge_node::Config = load(&specs[1].config);
+        assert_eq!(edge.http, loopback(layout.nodes[0].http));
+        assert_eq!(edge.link_via, wan.via("edge-fra-0"));
+        assert_eq!(edge.link_via.len(), 2);
+        edge.tls.load().unwrap();
+        let relay: relay::Config = load(&specs[3].config);
+        assert_eq!(relay.link, layout.nodes[2].link_address());
+        assert_eq!(relay.tls.ca, edge.tls.ca);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}

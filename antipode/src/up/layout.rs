@@ -1,0 +1,258 @@
+//! Which processes the mesh has, what they are called and where they listen.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+
+use anyhow::Context;
+
+use super::options::Options;
+use super::ports::{self, Free};
+
+/// Ports of one edge or relay: the first edge at the base port, the next one this far on.
+const STEP: u16 = 10;
+/// Within a node's ports: links. Client UDP takes the ports before, one per shard.
+const LINK: u16 = 6;
+/// Within a node's ports: admin HTTP.
+const ADMIN: u16 = 7;
+/// The gateway is this far below the base port, as 7800 is below 7880.
+const HTTP_BELOW: u16 = 80;
+
+/// What a node of the mesh is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Takes clients.
+    Edge,
+    /// Only forwards between nodes.
+    Relay,
+}
+
+impl Role {
+    /// The subcommand, which is also the role's name in certificates.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+/// An edge or relay.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    /// What it is.
+    pub(crate) role: Role,
+    /// Where it pretends to be.
+    pub(crate) region: &'static geo::Region,
+    /// Node id, for example `edge-fra-0`.
+    pub(crate) id: String,
+    /// HTTP and WebSocket; edges only.
+    pub(crate) http: u16,
+    /// ICE-TCP; edges only.
+    pub(crate) rtc_tcp: u16,
+    /// First UDP port for clients; edges only.
+    pub(crate) rtc_udp: u16,
+    /// UDP port for peers' links.
+    pub(crate) link: u16,
+    /// Admin HTTP.
+    pub(crate) admin: u16,
+}
+
+impl Node {
+    /// Where links reach it; on loopback, for only the mesh's own processes use it.
+    pub(crate) fn link_address(&self) -> SocketAddr {
+        loopback(self.link)
+    }
+}
+
+/// The whole mesh.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// Gateway of the control plane.
+    pub(crate) http: u16,
+    /// gRPC of the control plane, on loopback.
+    pub(crate) grpc: u16,
+    /// Admin HTTP of the control plane, on loopback.
+    pub(crate) admin: u16,
+    /// Edges first, then relays.
+    pub(crate) nodes: Vec<Node>,
+    /// Address that listeners for clients bind to.
+    pub(crate) bind: IpAddr,
+    /// Address that clients are told.
+    pub(crate) advertise: IpAddr,
+}
+
+impl Layout {
+    /// Plans the mesh and sees to it that its ports are free.
+    ///
+    /// # Errors
+    /// When the ports do not fit, are taken, or no address can be told to clients.
+    pub(crate) fn new(options: &Options) -> anyhow::Result<Self> {
+        anyhow::ensure!(!options.regions.is_empty(), "--regions needs at least one region");
+        let mut free = Free::new(options.bind);
+        let [http, grpc, admin] = control_ports(options, &mut free)?;
+        let edges = options.regions.iter().map(|region| (Role::Edge, *region));
+        let relays = options.relays.iter().flatten().map(|region| (Role::Relay, *region));
+        let mut counts = BTreeMap::new();
+        let mut nodes = Vec::new();
+        for (index, (role, region)) in edges.chain(relays).enumerate() {
+            let count: &mut u32 = counts.entry((role.name(), region.code)).or_default();
+            let id = format!("{}-{}-{count}", role.name(), region.code);
+            *count += 1;
+            let first = match options.base_port {
+                0 => free.take(STEP)?,
+                base => node_port(base, index)?,
+            };
+            nodes.push(Node {
+                role,
+                region,
+                id,
+                http: first,
+                rtc_tcp: first + 1,
+                rtc_udp: first + 2,
+                link: first + LINK,
+                admin: first + ADMIN,
+            });
+        }
+        let advertise = advertised(options.bind)?;
+        let layout = Self { http, grpc, admin, nodes, bind: options.bind, advertise };
+        layout.check()?;
+        Ok(layout)
+    }
+
+    /// gRPC URL of the control plane.
+    pub(crate) fn grpc_url(&self) -> String {
+        format!("http://{}", loopback(self.grpc))
+    }
+
+    /// URL of the call page.
+    pub(crate) fn http_url(&self) -> String {
+        format!("http://{}", SocketAddr::new(self.advertise, self.http))
+    }
+
+    /// URL that clients reach an edge at.
+    pub(crate) fn client_url(&self, edge: &Node) -> String {
+        format!("ws://{}", SocketAddr::new(self.advertise, edge.http))
+    }
+
+    /// The edges, in the order of `--regions`.
+    pub(crate) fn edges(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.role == Role::Edge)
+    }
+
+    /// The relays, in the order of `--relays`.
+    pub(crate) fn relays(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.role == Role::Relay)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        ports::check(self.bind, self.http)?;
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let own = self.nodes.iter().flat_map(|node| [node.link, node.admin]);
+        for port in own.chain([self.grpc, self.admin]) {
+            ports::check(local, port)?;
+        }
+        for port in self.edges().flat_map(|edge| [edge.http, edge.rtc_tcp, edge.rtc_udp]) {
+            ports::check(self.bind, port)?;
+        }
+        Ok(())
+    }
+}
+
+/// A port on this machine only.
+pub(crate) fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+fn control_ports(options: &Options, free: &mut Free) -> anyhow::Result<[u16; 3]> {
+    let http = options.http.unwrap_or_else(|| options.base_port.saturating_sub(HTTP_BELOW));
+    let first = match (http, options.base_port) {
+        (0, _) => free.take(3)?,
+        // Only the gateway's port was chosen.
+        (http, 0) => {
+            let rest = free.take(2)?;
+            return Ok([http, rest, rest + 1]);
+        }
+        (http, _) => http,
+    };
+    anyhow::ensure!(first <= u16::MAX - 2, "--http {first} leaves no room for two more ports");
+    Ok([first, first + 1, first + 2])
+}
+
+fn node_port(base: u16, index: usize) -> anyhow::Result<u16> {
+    let offset = u16::try_from(index).ok().and_then(|index| index.checked_mul(STEP));
+    let first = offset.and_then(|offset| base.checked_add(offset));
+    first
+        .filter(|first| first.checked_add(STEP).is_some())
+        .with_context(|| format!("--base-port {base} leaves no room for so many nodes"))
+}
+
+/// What clients are told: the bound address or, if that means all, the one this machine goes out with.
+fn advertised(bind: IpAddr) -> anyhow::Result<IpAddr> {
+    if !bind.is_unspecified() {
+        return Ok(bind);
+    }
+    // Connecting a UDP socket sends nothing; it only asks the routing table. The address is of TEST-NET-1 (RFC 5737).
+    let probe = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let local = probe.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).and_then(|()| probe.local_addr());
+    Ok(local.context("no address to tell clients: give --bind ADDRESS")?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn options(flags: &[&str]) -> Options {
+        Cli::try_parse_from(["up"].iter().chain(flags)).map(|cli| cli.options).unwrap()
+    }
+
+    #[test]
+    fn customary_ports_by_default() {
+        let options = options(&[]);
+        let mut free = Free::new(options.bind);
+        assert_eq!(control_ports(&options, &mut free).unwrap(), [7800, 7801, 7802]);
+        assert_eq!(node_port(options.base_port, 0).unwrap(), 7880);
+        assert_eq!(node_port(options.base_port, 2).unwrap(), 7900);
+        assert!(node_port(65_000, 60).is_err());
+    }
+
+    #[test]
+    fn free_ports_differ_and_names_are_unique() {
+        let flags = ["--regions", "fra,iad,fra", "--relays", "sin,sin", "--base-port", "0"];
+        let layout = Layout::new(&options(&flags)).unwrap();
+        let ids: Vec<_> = layout.nodes.iter().map(|node| node.id.as_str()).collect();
+        assert_eq!(ids, ["edge-fra-0", "edge-iad-0", "edge-fra-1", "relay-sin-0", "relay-sin-1"]);
+        let mut ports: Vec<u16> = layout
+            .nodes
+            .iter()
+            .flat_map(|n| [n.http, n.rtc_tcp, n.rtc_udp, n.link, n.admin])
+            .chain([layout.http, layout.grpc, layout.admin])
+            .collect();
+        ports.sort_unstable();
+        let count = ports.len();
+        ports.dedup();
+        assert_eq!(ports.len(), count);
+    }
+
+    #[test]
+    fn no_relays_is_possible() {
+        let layout =
+            Layout::new(&options(&["--regions", "fra", "--relays", "", "--base-port", "0"]));
+        assert_eq!(layout.unwrap().relays().count(), 0);
+    }
+
+    #[test]
+    fn a_taken_port_is_named() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        let error = Layout::new(&options(&["--base-port", "0", "--http", &port])).unwrap_err();
+        assert!(error.to_string().contains(&port), "{error:#}");
+    }
+}

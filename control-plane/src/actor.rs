@@ -1,0 +1,391 @@
+//! The task that owns the core: feeds it, saves what it wants saved, then sends what it wants sent.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use proto::control::control_message::Message as Down;
+use proto::control::node_message::Message as Up;
+use proto::control::{AssignResponse, ControlMessage, Hello, NodeState};
+use proto::{NodeId, RoomName};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::core::{AssignError, Core, Input, Output, Settings, Ticket};
+use crate::metrics::Metrics;
+use crate::outbox::Outbox;
+use crate::registry::SessionId;
+use crate::store::{Change, Durable, Ephemeral, Saved, Update};
+
+/// Commands that wait; senders wait beyond it.
+const QUEUE: usize = 4_096;
+/// Commands taken at once: they share one transaction.
+const BATCH: usize = 256;
+/// How often gauges are set.
+const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest wait for the store.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+enum Command {
+    Connect {
+        session: SessionId,
+        hello: Hello,
+        outbox: Arc<Outbox>,
+    },
+    Message {
+        session: SessionId,
+        message: Up,
+    },
+    Disconnect {
+        session: SessionId,
+    },
+    Assign {
+        node: NodeId,
+        room: RoomName,
+        reply: oneshot::Sender<Result<AssignResponse, AssignError>>,
+    },
+}
+
+/// The control plane's task has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the control plane is stopping")]
+pub struct Stopped;
+
+/// Speaks to the task. Clones speak to the same one.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    sessions: Arc<AtomicU64>,
+}
+
+impl Handle {
+    /// Begins a session; what the node is to hear goes into `outbox`.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn connect(&self, hello: Hello, outbox: Arc<Outbox>) -> Result<SessionId, Stopped> {
+        let session = SessionId(self.sessions.fetch_add(1, Ordering::Relaxed));
+        self.send(Command::Connect {
+            session,
+            hello,
+            outbox,
+        })
+        .await?;
+        Ok(session)
+    }
+
+    /// A message of a session after its hello.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn message(&self, session: SessionId, message: Up) -> Result<(), Stopped> {
+        self.send(Command::Message { session, message }).await
+    }
+
+    /// Ends a session.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn disconnect(&self, session: SessionId) -> Result<(), Stopped> {
+        self.send(Command::Disconnect { session }).await
+    }
+
+    /// Makes an edge a member of a room and returns its plan.
+    ///
+    /// # Errors
+    /// When the task has ended; the inner result says why an edge gets no plan.
+    pub async fn assign(
+        &self,
+        node: NodeId,
+        room: RoomName,
+    ) -> Result<Result<AssignResponse, AssignError>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Assign { node, room, reply }).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    async fn send(&self, command: Command) -> Result<(), Stopped> {
+        self.commands.send(command).await.map_err(|_| Stopped)
+    }
+}
+
+/// Where the task's outputs go.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    /// Outlives the process.
+    pub durable: Arc<dyn Durable>,
+    /// For people and the gateway.
+    pub ephemeral: Arc<dyn Ephemeral>,
+}
+
+/// Starts the task with what was saved. It ends when `shutdown` is triggered.
+pub fn spawn(
+    settings: Settings,
+    saved: Saved,
+    stores: Stores,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> (Handle, tokio::task::JoinHandle<()>) {
+    let (commands, queue) = mpsc::channel(QUEUE);
+    let actor = Actor {
+        core: Core::new(settings),
+        stores,
+        metrics,
+        sessions: BTreeMap::new(),
+        calls: BTreeMap::new(),
+        tickets: 0,
+        unsaved: Unsaved::default(),
+    };
+    let handle = Handle {
+        commands,
+        sessions: Arc::new(AtomicU64::new(1)),
+    };
+    (handle, tokio::spawn(actor.run(saved, queue, shutdown)))
+}
+
+/// Changes that wait to be saved: the latest of each room and node.
+#[derive(Debug, Default)]
+struct Unsaved {
+    ended: BTreeMap<String, Change>,
+    rooms: BTreeMap<String, Change>,
+    nodes: BTreeMap<NodeId, Change>,
+}
+
+impl Unsaved {
+    fn add(&mut self, change: Change) {
+        match &change {
+            Change::Room(room) => drop(self.rooms.insert(room.sid.to_string(), change)),
+            Change::RoomEnded { sid, .. } => drop(self.ended.insert(sid.to_string(), change)),
+            Change::Node(hello) => {
+                drop(
+                    self.nodes
+                        .insert(NodeId::from(hello.node_id.as_str()), change),
+                );
+            }
+            Change::NodeForgotten(node) => drop(self.nodes.insert(node.clone(), change)),
+        }
+    }
+
+    /// All changes: ends of rooms before beginnings, so that a room of the same name may begin. One that began and ended
+    /// unsaved has no row and gets none.
+    fn changes(&self) -> Vec<Change> {
+        let living = self
+            .rooms
+            .iter()
+            .filter(|(sid, _)| !self.ended.contains_key(*sid));
+        let rooms = self.ended.values().chain(living.map(|(_, change)| change));
+        rooms.chain(self.nodes.values()).cloned().collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rooms.is_empty() && self.ended.is_empty() && self.nodes.is_empty()
+    }
+
+    fn rooms(&self) -> Vec<RoomName> {
+        let name = |change: &Change| match change {
+            Change::Room(room) => Some(room.room.clone()),
+            Change::RoomEnded { .. } | Change::Node(_) | Change::NodeForgotten(_) => None,
+        };
+        self.rooms.values().filter_map(name).collect()
+    }
+}
+
+/// What may be done once changes are saved.
+#[derive(Debug, Default)]
+struct Effects {
+    messages: Vec<(SessionId, ControlMessage)>,
+    answers: Vec<(Ticket, Result<AssignResponse, AssignError>)>,
+    closes: Vec<(SessionId, Status)>,
+    updates: Vec<Update>,
+}
+
+#[derive(Debug)]
+struct Actor {
+    core: Core,
+    stores: Stores,
+    metrics: Metrics,
+    sessions: BTreeMap<SessionId, Arc<Outbox>>,
+    calls: BTreeMap<Ticket, oneshot::Sender<Result<AssignResponse, AssignError>>>,
+    tickets: u64,
+    unsaved: Unsaved,
+}
+
+impl Actor {
+    async fn run(
+        mut self,
+        saved: Saved,
+        mut queue: mpsc::Receiver<Command>,
+        shutdown: CancellationToken,
+    ) {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut gauges = tokio::time::interval(GAUGE_INTERVAL);
+        gauges.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.core
+            .handle_input(Instant::now(), Input::Restore(saved));
+        loop {
+            let deadline = self.work().await;
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                taken = queue.recv_many(&mut batch, BATCH) => if taken == 0 { break },
+                () = tokio::time::sleep_until(deadline.into()) => {}
+                _ = gauges.tick() => self.set_gauges(),
+            }
+            let now = Instant::now();
+            for command in batch.drain(..) {
+                self.take(now, command);
+            }
+            self.core.handle_input(now, Input::Timeout);
+        }
+        for outbox in self.sessions.values() {
+            outbox.close(Status::unavailable("the control plane is stopping"));
+        }
+    }
+
+    fn take(&mut self, now: Instant, command: Command) {
+        let input = match command {
+            Command::Connect {
+                session,
+                hello,
+                outbox,
+            } => {
+                self.sessions.insert(session, outbox);
+                Input::Connected { session, hello }
+            }
+            Command::Message { session, message } => Input::Message { session, message },
+            Command::Disconnect { session } => {
+                self.sessions.remove(&session);
+                Input::Disconnected { session }
+            }
+            Command::Assign { node, room, reply } => {
+                self.tickets += 1;
+                let ticket = Ticket(self.tickets);
+                self.calls.insert(ticket, reply);
+                Input::Assign { ticket, node, room }
+            }
+        };
+        self.core.handle_input(now, input);
+    }
+
+    /// Does what the core wants; returns when it wants to be called again.
+    async fn work(&mut self) -> Instant {
+        let mut effects = Effects::default();
+        let deadline = loop {
+            match self.core.poll_output(Instant::now()) {
+                Output::Save(change) => self.unsaved.add(change),
+                Output::Transmit { session, message } => effects.messages.push((session, message)),
+                Output::Assigned { ticket, result } => effects.answers.push((ticket, result)),
+                Output::Close { session, reason } => {
+                    let status = reason.map_or_else(
+                        || Status::aborted("another session of the node took over"),
+                        |refused| Status::failed_precondition(refused.to_string()),
+                    );
+                    effects.closes.push((session, status));
+                }
+                Output::Update(update) => effects.updates.push(update),
+                Output::Timeout(at) => break at,
+            }
+        };
+        let saved = self.unsaved.is_empty() || self.save().await;
+        self.act(effects, saved).await;
+        if saved {
+            return deadline;
+        }
+        let rooms = self.unsaved.rooms();
+        self.core
+            .handle_input(Instant::now(), Input::SaveFailed { rooms });
+        // A failed save sets a timer and does nothing else.
+        if let Output::Timeout(at) = self.core.poll_output(Instant::now()) {
+            at
+        } else {
+            deadline
+        }
+    }
+
+    async fn save(&mut self) -> bool {
+        let changes = self.unsaved.changes();
+        let saving = tokio::time::timeout(SAVE_TIMEOUT, self.stores.durable.save(&changes));
+        let error = match saving.await {
+            Ok(Ok(())) => {
+                self.metrics.saves.with_label_values(&["ok"]).inc();
+                self.unsaved = Unsaved::default();
+                return true;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        self.metrics.saves.with_label_values(&["failed"]).inc();
+        tracing::warn!(
+            error,
+            changes = changes.len(),
+            "changes could not be saved; plans are held back"
+        );
+        false
+    }
+
+    async fn act(&mut self, effects: Effects, saved: bool) {
+        if let Err(error) = self.stores.ephemeral.apply(effects.updates).await {
+            tracing::warn!(%error, "ephemeral store refused changes");
+        }
+        for (session, message) in effects.messages {
+            self.deliver(session, message, saved);
+        }
+        for (ticket, result) in effects.answers {
+            let result = if saved {
+                result
+            } else {
+                result.and(Err(AssignError::NotSaved))
+            };
+            if let Some(call) = self.calls.remove(&ticket) {
+                // The caller may have gone meanwhile.
+                call.send(result).ok();
+            }
+        }
+        for (session, status) in effects.closes {
+            if let Some(outbox) = self.sessions.remove(&session) {
+                outbox.close(status);
+            }
+        }
+    }
+
+    fn deliver(&self, session: SessionId, message: ControlMessage, saved: bool) {
+        let plan = matches!(message.message, Some(Down::Plan(_)));
+        let dropped = |reason| {
+            self.metrics
+                .plans_dropped
+                .with_label_values(&[reason])
+                .inc()
+        };
+        match self.sessions.get(&session) {
+            _ if plan && !saved => dropped("unsaved"),
+            None if plan => dropped("disconnected"),
+            None => {}
+            Some(outbox) => {
+                if outbox.push(message) {
+                    dropped("replaced");
+                }
+                if plan {
+                    self.metrics.plans_sent.inc();
+                }
+            }
+        }
+    }
+
+    fn set_gauges(&self) {
+        self.metrics
+            .rooms
+            .set(i64::try_from(self.core.room_count()).unwrap_or(i64::MAX));
+        for (state, label) in [
+            (NodeState::Starting, "starting"),
+            (NodeState::Ready, "ready"),
+            (NodeState::Draining, "draining"),
+            (NodeState::Suspect, "suspect"),
+            (NodeState::Dead, "dead"),
+        ] {
+            let nodes = i64::try_from(self.core.node_count(state)).unwrap_or(i64::MAX);
+            self.metrics.nodes.with_label_values(&[label]).set(nodes);
+        }
+    }
+}

@@ -1,0 +1,472 @@
+//! The control plane's core: who serves which room, and what every node is told. Sans-IO: inputs and the time go in,
+//! outputs come out in the order in which they take effect.
+
+mod room;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use proto::control::control_message::Message as Down;
+use proto::control::node_message::Message as Up;
+use proto::control::{
+    ApiKey, ApiKeys, AssignResponse, ControlMessage, Hello, LinkReport, NodeState, PeerList,
+    RoomReport, Welcome,
+};
+use proto::{NodeId, RoomName};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::config::RoomPolicy;
+use crate::planner::{Role, Topology};
+use crate::registry::{Refused, Registry, SessionId, Verdict};
+use crate::store::{Change, Saved, Update};
+pub use room::AssignError;
+use room::Room;
+
+/// How long a node that is back has to report the rooms it serves.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
+/// How long until rooms whose save failed are planned anew.
+const SAVE_RETRY: Duration = Duration::from_millis(500);
+/// Links of one node that are looked at.
+const LINKS_MAX: usize = 1_024;
+/// With nothing due, the core still wants to be called this often.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// An `Assign` call, unique in this process.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Ticket(pub u64);
+
+/// What the core needs to know from the start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of this replica.
+    pub control_id: String,
+    /// Name of the mesh.
+    pub mesh: String,
+    /// How rooms cross the mesh.
+    pub policy: RoomPolicy,
+    /// API keys for the edges: key and secret.
+    pub keys: Vec<ApiKey>,
+    /// How long a node whose session ended may stay away.
+    pub node_grace: Duration,
+    /// The same for nodes that were known before the start.
+    pub restart_grace: Duration,
+    /// How long a room without edges keeps its session id.
+    pub empty_room: Duration,
+    /// The instant at which the wall clock showed `origin_ms`.
+    pub origin: Instant,
+    /// Milliseconds since the Unix epoch at `origin`.
+    pub origin_ms: u64,
+    /// Seed for room session ids.
+    pub seed: [u8; 32],
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The process starts with what was saved. Comes first, if at all.
+    Restore(Saved),
+    /// A session's first message.
+    Connected {
+        /// The session.
+        session: SessionId,
+        /// Who it is.
+        hello: Hello,
+    },
+    /// A message of a session after the first.
+    Message {
+        /// The session.
+        session: SessionId,
+        /// The message.
+        message: Up,
+    },
+    /// A session ended.
+    Disconnected {
+        /// The session.
+        session: SessionId,
+    },
+    /// An edge got the first participant of a room.
+    Assign {
+        /// The call.
+        ticket: Ticket,
+        /// The edge.
+        node: NodeId,
+        /// The room.
+        room: RoomName,
+    },
+    /// Changes of these rooms could not be saved, so their plans were not sent.
+    SaveFailed {
+        /// The rooms.
+        rooms: Vec<RoomName>,
+    },
+    /// Nothing but time passed.
+    Timeout,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Output {
+    /// To be saved before any later `Transmit` of a plan or `Assigned` takes effect.
+    Save(Change),
+    /// To be sent to a node.
+    Transmit {
+        /// The node's session.
+        session: SessionId,
+        /// The message.
+        message: ControlMessage,
+    },
+    /// An `Assign` call's answer.
+    Assigned {
+        /// The call.
+        ticket: Ticket,
+        /// The edge's plan, or why there is none.
+        result: Result<AssignResponse, AssignError>,
+    },
+    /// A session to be closed.
+    Close {
+        /// The session.
+        session: SessionId,
+        /// Why it was refused; `None` when another session of the node took over.
+        reason: Option<Refused>,
+    },
+    /// For the ephemeral store.
+    Update(Update),
+    /// Nothing more to do before this.
+    Timeout(Instant),
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Timer {
+    /// A node's state is looked at.
+    Node(NodeId),
+    /// A node that came back has reported its rooms by now.
+    Confirm(NodeId),
+    /// A room without edges ends.
+    Empty(RoomName),
+    /// Rooms whose save failed.
+    Unsaved,
+}
+
+/// The core. One writer: the task that owns it.
+#[derive(Debug)]
+pub struct Core {
+    settings: Settings,
+    registry: Registry,
+    topology: Topology,
+    rooms: BTreeMap<RoomName, Room>,
+    /// No plan had an epoch above this when its room ended: where the next room's epochs start.
+    epoch_floor: u64,
+    unsaved: BTreeSet<RoomName>,
+    peers_sent: BTreeMap<SessionId, PeerList>,
+    timers: BTreeSet<(Instant, Timer)>,
+    outputs: VecDeque<Output>,
+    rng: StdRng,
+}
+
+impl Core {
+    /// A core that knows nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        let rng = StdRng::from_seed(settings.seed);
+        Self {
+            settings,
+            registry: Registry::default(),
+            topology: Topology::default(),
+            rooms: BTreeMap::new(),
+            epoch_floor: 0,
+            unsaved: BTreeSet::new(),
+            peers_sent: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            rng,
+        }
+    }
+
+    /// Takes one input. Drain [`Core::poll_output`] before the clock moves on; several inputs may share one drain.
+    pub fn handle_input(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Restore(saved) => self.restore(now, saved),
+            Input::Connected { session, hello } => self.connect(now, session, hello),
+            Input::Message { session, message } => self.message(now, session, message),
+            Input::Disconnected { session } => self.disconnect(now, session),
+            Input::Assign { ticket, node, room } => {
+                let result = self.assign(now, &node, &room);
+                self.outputs.push_back(Output::Assigned { ticket, result });
+            }
+            Input::SaveFailed { rooms } => {
+                self.unsaved.extend(rooms);
+                self.timers.insert((now + SAVE_RETRY, Timer::Unsaved));
+            }
+            Input::Timeout => self.run_timers(now),
+        }
+    }
+
+    /// The next thing to do; `Timeout` when there is nothing more.
+    pub fn poll_output(&mut self, now: Instant) -> Output {
+        self.outputs.pop_front().unwrap_or_else(|| {
+            let due = self.timers.first().map(|(at, _)| *at);
+            Output::Timeout(due.unwrap_or(now + IDLE))
+        })
+    }
+
+    /// How many rooms live.
+    pub fn room_count(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// How many nodes are in a state.
+    pub fn node_count(&self, state: NodeState) -> usize {
+        self.registry
+            .iter()
+            .filter(|(_, node)| node.state == state)
+            .count()
+    }
+
+    /// Milliseconds since the Unix epoch.
+    fn wall_ms(&self, now: Instant) -> u64 {
+        let passed = now
+            .saturating_duration_since(self.settings.origin)
+            .as_millis();
+        self.settings
+            .origin_ms
+            .saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+    }
+
+    fn restore(&mut self, now: Instant, saved: Saved) {
+        self.epoch_floor = saved.epoch_max;
+        let deadline = now + self.settings.restart_grace;
+        for hello in saved.nodes {
+            match self.registry.restore(hello, now, deadline) {
+                Ok(node) => {
+                    self.timers.insert((deadline, Timer::Node(node.clone())));
+                    self.node_changed(&node);
+                }
+                Err(error) => tracing::warn!(%error, "saved node left out"),
+            }
+        }
+        for record in saved.rooms {
+            let name = record.room.clone();
+            let members = record.members.iter();
+            let gone: Vec<_> = members
+                .filter(|node| self.registry.get(node).is_none())
+                .cloned()
+                .collect();
+            self.rooms.insert(name.clone(), Room::restored(record));
+            if let Some(room) = self.rooms.get_mut(&name) {
+                room.remove_members(&gone);
+            }
+            self.replan(now, &name, None);
+        }
+    }
+
+    fn connect(&mut self, now: Instant, session: SessionId, hello: Hello) {
+        let welcomed = match self
+            .registry
+            .connect(session, hello.clone(), self.wall_ms(now))
+        {
+            Ok(welcomed) => welcomed,
+            Err(refused) => {
+                self.outputs.push_back(Output::Close {
+                    session,
+                    reason: Some(refused),
+                });
+                return;
+            }
+        };
+        let node = welcomed.node;
+        tracing::info!(
+            node_id = %node, region = hello.region, incarnation = hello.incarnation,
+            restarted = welcomed.restarted, "node connected"
+        );
+        if let Some(session) = welcomed.replaces {
+            self.peers_sent.remove(&session);
+            self.outputs.push_back(Output::Close {
+                session,
+                reason: None,
+            });
+        }
+        self.outputs.push_back(Output::Save(Change::Node(hello)));
+        let welcome = Welcome {
+            control_id: self.settings.control_id.clone(),
+            mesh: self.settings.mesh.clone(),
+        };
+        self.transmit(session, Down::Welcome(welcome));
+        self.transmit(
+            session,
+            Down::Keys(ApiKeys {
+                keys: self.settings.keys.clone(),
+            }),
+        );
+        self.node_changed(&node);
+        if welcomed.restarted {
+            // The new process serves nobody yet.
+            self.leave_all(now, &node);
+        } else {
+            self.rooms.values_mut().for_each(|room| room.doubt(&node));
+            self.timers
+                .insert((now + CONFIRM_WITHIN, Timer::Confirm(node.clone())));
+        }
+        self.replan_touched(now, &node);
+        self.send_plans(session, &node);
+    }
+
+    fn disconnect(&mut self, now: Instant, session: SessionId) {
+        self.peers_sent.remove(&session);
+        let deadline = now + self.settings.node_grace;
+        if let Some(node) = self.registry.disconnect(session, now, deadline) {
+            tracing::info!(node_id = %node, "node's session ended");
+            self.timers.insert((deadline, Timer::Node(node.clone())));
+            self.node_changed(&node);
+        }
+    }
+
+    fn message(&mut self, now: Instant, session: SessionId, message: Up) {
+        // Messages of a session that was replaced meanwhile are late.
+        let Some(node) = self.registry.node_of(session).cloned() else {
+            return;
+        };
+        match message {
+            Up::Hello(_) => tracing::debug!(node_id = %node, "second hello of a session ignored"),
+            Up::Load(load) => {
+                self.registry.set_load(&node, load);
+                self.show_node(&node);
+            }
+            Up::Links(LinkReport { mut links }) => {
+                links.truncate(LINKS_MAX);
+                for peer in self.registry.set_links(&node, &links, now) {
+                    self.node_changed(&peer);
+                }
+                self.outputs
+                    .push_back(Output::Update(Update::Links { node, links }));
+            }
+            Up::Room(report) => self.report(now, &node, report),
+            Up::RoomClosed(closed) => {
+                self.room_closed(now, &node, &RoomName::from(closed.room));
+            }
+        }
+    }
+
+    fn report(&mut self, now: Instant, node: &NodeId, report: RoomReport) {
+        if self.reported(now, node, &report) {
+            let node = node.clone();
+            self.outputs
+                .push_back(Output::Update(Update::Report { node, report }));
+        }
+    }
+
+    /// Plans the rooms that a node's coming or going may change.
+    fn replan_touched(&mut self, now: Instant, node: &NodeId) {
+        let relay = self
+            .registry
+            .get(node)
+            .is_none_or(|node| node.role == Role::Relay);
+        let named = self.settings.policy == RoomPolicy::Via(node.to_string());
+        // An edge changes only the rooms it is in, unless the policy names it.
+        let rooms: Vec<_> = self
+            .rooms
+            .iter()
+            .filter(|(_, room)| relay || named || room.involves(node))
+            .map(|(name, _)| name.clone())
+            .collect();
+        rooms.iter().for_each(|room| self.replan(now, room, None));
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
+            match self.timers.pop_first() {
+                Some((_, Timer::Node(node))) => self.look_at(now, &node),
+                Some((_, Timer::Confirm(node))) => self.drop_doubted(now, &node),
+                Some((_, Timer::Empty(room))) => self.end_if_empty(now, &room),
+                Some((_, Timer::Unsaved)) => {
+                    for room in std::mem::take(&mut self.unsaved) {
+                        self.plan_again(now, &room);
+                    }
+                }
+                None => break,
+            }
+        }
+    }
+
+    fn look_at(&mut self, now: Instant, node: &NodeId) {
+        match self.registry.expire(node, now, self.settings.node_grace) {
+            Verdict::Died => {
+                tracing::warn!(node_id = %node, "node is dead");
+                self.outputs
+                    .push_back(Output::Save(Change::NodeForgotten(node.clone())));
+                self.node_changed(node);
+                self.leave_all(now, node);
+                self.replan_touched(now, node);
+            }
+            Verdict::Forgotten => {
+                self.outputs
+                    .push_back(Output::Update(Update::NodeForgotten(node.clone())));
+            }
+            Verdict::Unchanged => {}
+        }
+        let deadline = self
+            .registry
+            .get(node)
+            .filter(|node| node.session.is_none());
+        if let Some(at) = deadline.and_then(|node| node.deadline) {
+            self.timers.insert((at, Timer::Node(node.clone())));
+        }
+    }
+
+    /// Follows a node's state: the planner's topology, the others' peer lists, what operators see.
+    fn node_changed(&mut self, id: &NodeId) {
+        let Some(node) = self.registry.get(id) else {
+            return;
+        };
+        match node.state {
+            NodeState::Ready | NodeState::Suspect => self.topology.insert(id.clone(), node.site()),
+            NodeState::Unspecified
+            | NodeState::Starting
+            | NodeState::Draining
+            | NodeState::Dead => self.topology.remove(id),
+        };
+        self.show_node(id);
+        self.send_peers();
+    }
+
+    fn show_node(&mut self, id: &NodeId) {
+        if let Some(node) = self.registry.get(id) {
+            self.outputs
+                .push_back(Output::Update(Update::Node(node.view())));
+        }
+    }
+
+    /// Sends every node the list of the others, if it is not what was sent last.
+    fn send_peers(&mut self) {
+        let peers: Vec<_> = self
+            .registry
+            .iter()
+            .filter(|(_, node)| node.state != NodeState::Dead)
+            .map(|(_, node)| node.peer())
+            .collect();
+        let sessions: Vec<_> = self
+            .registry
+            .iter()
+            .filter_map(|(id, node)| node.session.map(|session| (id.clone(), session)))
+            .collect();
+        for (id, session) in sessions {
+            let others = peers.iter().filter(|peer| peer.node_id != id.as_str());
+            let list = PeerList {
+                peers: others.cloned().collect(),
+            };
+            if self.peers_sent.get(&session) != Some(&list) {
+                self.peers_sent.insert(session, list.clone());
+                self.transmit(session, Down::Peers(list));
+            }
+        }
+    }
+
+    fn transmit(&mut self, session: SessionId, message: Down) {
+        let message = ControlMessage {
+            message: Some(message),
+        };
+        self.outputs
+            .push_back(Output::Transmit { session, message });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,406 @@
+//! Rooms of the core: who serves them, their plans and epochs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use proto::control::control_message::Message as Down;
+use proto::control::{self, AssignResponse, RoomReport, RoomSummary};
+use proto::{NodeId, RoomName, RoomSid};
+use rand::Rng;
+use rand::distr::Alphanumeric;
+
+use super::{CONFIRM_WITHIN, Core, Output, Timer};
+use crate::planner::{self, Hop, Hops, Role};
+use crate::registry::SessionId;
+use crate::store::{Change, RoomRecord, Update};
+
+/// Length of a room's name in bytes.
+const ROOM_NAME_LENGTH_MAX: usize = 512;
+/// Rooms that may live at once.
+const ROOMS_MAX: usize = 100_000;
+/// Epochs stay exact in JSON's numbers. A report beyond is nonsense and must not use up what is left.
+const EPOCH_MAX: u64 = 1 << 53;
+/// Random characters of a session id, 62 values each.
+const SID_CHARACTERS: usize = 12;
+/// Length of a session id that a report may bring along.
+const SID_LENGTH_MAX: usize = 64;
+
+/// Why an edge gets no plan.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AssignError {
+    /// The room's name is empty or too long.
+    #[error("room name has {0} bytes; 1 to {ROOM_NAME_LENGTH_MAX} are allowed")]
+    RoomName(usize),
+    /// The node is not known, dead, or no edge.
+    #[error("node {0:?} is not a connected edge")]
+    Node(String),
+    /// Too many rooms.
+    #[error("{ROOMS_MAX} rooms live already")]
+    Full,
+    /// The plan's epoch could not be saved.
+    #[error("the plan could not be saved")]
+    NotSaved,
+}
+
+/// A room that lives.
+#[derive(Clone, Debug)]
+pub(super) struct Room {
+    sid: RoomSid,
+    created_at_ms: u64,
+    epoch: u64,
+    /// Edges that serve it. Doubted ones came back lately and have not reported the room yet.
+    members: BTreeMap<NodeId, Membership>,
+    hops: Hops,
+    /// Whom the latest plan was sent to: all that have a part in it, or had one in the plan before.
+    addressed: BTreeSet<NodeId>,
+    /// The latest plan did not reach them, or they know a later epoch: it has to be sent again under a new one.
+    unsent: bool,
+    /// When it ends, if it is empty.
+    ends_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Membership {
+    Certain,
+    Doubted,
+}
+
+impl Room {
+    pub(super) fn restored(record: RoomRecord) -> Self {
+        let members = record
+            .members
+            .into_iter()
+            .map(|node| (node, Membership::Certain));
+        Self {
+            sid: record.sid,
+            created_at_ms: record.created_at_ms,
+            epoch: record.epoch,
+            members: members.collect(),
+            hops: Hops::new(),
+            addressed: BTreeSet::new(),
+            unsent: false,
+            ends_at: None,
+        }
+    }
+
+    /// Whether the room's plan tells this node anything.
+    pub(super) fn involves(&self, node: &NodeId) -> bool {
+        self.hops.contains_key(node)
+    }
+
+    pub(super) fn remove_members(&mut self, nodes: &[NodeId]) {
+        self.members.retain(|member, _| !nodes.contains(member));
+    }
+
+    /// The node came back: what it does not report soon it does not serve.
+    pub(super) fn doubt(&mut self, node: &NodeId) {
+        if let Some(membership) = self.members.get_mut(node) {
+            *membership = Membership::Doubted;
+        }
+    }
+
+    fn is_doubted(&self, node: &NodeId) -> bool {
+        self.members.get(node) == Some(&Membership::Doubted)
+    }
+
+    fn record(&self, room: &RoomName) -> RoomRecord {
+        RoomRecord {
+            room: room.clone(),
+            sid: self.sid.clone(),
+            epoch: self.epoch,
+            members: self.members.keys().cloned().collect(),
+            created_at_ms: self.created_at_ms,
+        }
+    }
+
+    fn plan(&self, room: &RoomName, hops: &[Hop]) -> control::RoomPlan {
+        let text = |node: &NodeId| node.to_string();
+        let next_hops = hops.iter().map(|hop| control::NextHop {
+            edge: text(&hop.edge),
+            via: text(&hop.via),
+            backup: hop.backup.as_ref().map_or_else(String::new, text),
+        });
+        control::RoomPlan {
+            room: room.to_string(),
+            room_sid: self.sid.to_string(),
+            epoch: self.epoch,
+            members: self.members.keys().map(text).collect(),
+            next_hops: next_hops.collect(),
+        }
+    }
+
+    fn plan_for(&self, room: &RoomName, node: &NodeId) -> control::RoomPlan {
+        self.plan(room, self.hops.get(node).map_or(&[], Vec::as_slice))
+    }
+
+    fn update(&self, room: &RoomName) -> Update {
+        let plans = self
+            .hops
+            .iter()
+            .map(|(node, hops)| (node.clone(), self.plan(room, hops)));
+        let summary = RoomSummary {
+            room: room.to_string(),
+            room_sid: self.sid.to_string(),
+            epoch: self.epoch,
+            participants: 0,
+            edges: self.members.keys().map(NodeId::to_string).collect(),
+            created_at_ms: self.created_at_ms,
+        };
+        Update::Room {
+            summary,
+            plans: plans.collect(),
+        }
+    }
+}
+
+impl Core {
+    /// Makes an edge a member of a room, which begins with its first member.
+    pub(super) fn assign(
+        &mut self,
+        now: Instant,
+        node: &NodeId,
+        name: &RoomName,
+    ) -> Result<AssignResponse, AssignError> {
+        let length = name.as_str().len();
+        if length == 0 || length > ROOM_NAME_LENGTH_MAX {
+            return Err(AssignError::RoomName(length));
+        }
+        let known = self
+            .registry
+            .get(node)
+            .filter(|node| node.session.is_some());
+        if known.is_none_or(|node| node.role != Role::Edge) {
+            return Err(AssignError::Node(node.as_str().chars().take(64).collect()));
+        }
+        if !self.rooms.contains_key(name) {
+            if self.rooms.len() >= ROOMS_MAX {
+                return Err(AssignError::Full);
+            }
+            let sid = self.new_sid();
+            self.begin(now, name, sid);
+        }
+        self.join(now, name, node);
+        let room = self.rooms.get(name).ok_or(AssignError::Full)?;
+        let plan = Some(room.plan_for(name, node));
+        Ok(AssignResponse {
+            plan,
+            created_at_ms: room.created_at_ms,
+        })
+    }
+
+    fn new_sid(&mut self) -> RoomSid {
+        let random = (&mut self.rng)
+            .sample_iter(Alphanumeric)
+            .take(SID_CHARACTERS)
+            .map(char::from);
+        RoomSid::from("RM_".chars().chain(random).collect::<String>())
+    }
+
+    fn begin(&mut self, now: Instant, name: &RoomName, sid: RoomSid) {
+        let room = Room {
+            sid,
+            created_at_ms: self.wall_ms(now),
+            epoch: self.epoch_floor,
+            members: BTreeMap::new(),
+            hops: Hops::new(),
+            addressed: BTreeSet::new(),
+            unsent: false,
+            ends_at: None,
+        };
+        tracing::info!(room_sid = %room.sid, "room began");
+        self.rooms.insert(name.clone(), room);
+    }
+
+    fn join(&mut self, now: Instant, name: &RoomName, node: &NodeId) {
+        let Some(room) = self.rooms.get_mut(name) else {
+            return;
+        };
+        room.ends_at = None;
+        if room
+            .members
+            .insert(node.clone(), Membership::Certain)
+            .is_none()
+        {
+            self.replan(now, name, None);
+        }
+    }
+
+    /// Takes an edge's report into account. False when it is to be ignored.
+    pub(super) fn reported(&mut self, now: Instant, node: &NodeId, report: &RoomReport) -> bool {
+        let name = RoomName::from(report.room.as_str());
+        let serves = !report.participants.is_empty()
+            && self
+                .registry
+                .get(node)
+                .is_some_and(|node| node.role == Role::Edge);
+        if serves && !self.rooms.contains_key(&name) {
+            // We lost the room's record: it lives on under the session id its participants know.
+            let length = name.as_str().len();
+            if length == 0 || length > ROOM_NAME_LENGTH_MAX || self.rooms.len() >= ROOMS_MAX {
+                return false;
+            }
+            let sid = &report.room_sid;
+            let usable =
+                sid.starts_with("RM_") && sid.len() <= SID_LENGTH_MAX && !self.has_sid(sid);
+            let sid = if usable {
+                RoomSid::from(sid.as_str())
+            } else {
+                self.new_sid()
+            };
+            self.begin(now, &name, sid);
+        }
+        let Some(room) = self.rooms.get_mut(&name) else {
+            return false;
+        };
+        if !serves {
+            // A member without participants was just assigned; a relay reports flows; anybody else is late.
+            return room.involves(node);
+        }
+        if report.epoch > room.epoch && report.epoch < EPOCH_MAX {
+            // Plans of ours below that epoch would be ignored as stale.
+            room.epoch = report.epoch;
+            room.unsent = true;
+        }
+        room.ends_at = None;
+        room.members.insert(node.clone(), Membership::Certain);
+        self.replan(now, &name, None);
+        true
+    }
+
+    fn has_sid(&self, sid: &str) -> bool {
+        self.rooms.values().any(|room| room.sid.as_str() == sid)
+    }
+
+    /// An edge's last participant of a room left.
+    pub(super) fn room_closed(&mut self, now: Instant, node: &NodeId, name: &RoomName) {
+        let Some(room) = self.rooms.get_mut(name) else {
+            return;
+        };
+        if room.members.remove(node).is_some() {
+            self.replan(now, name, Some(node));
+        }
+        let gone = Update::ReportGone {
+            node: node.clone(),
+            room: name.clone(),
+        };
+        self.outputs.push_back(Output::Update(gone));
+    }
+
+    /// A node died or started anew: it serves no room.
+    pub(super) fn leave_all(&mut self, now: Instant, node: &NodeId) {
+        self.leave_where(now, node, |room| room.members.contains_key(node));
+    }
+
+    /// A node that came back did not report these rooms in time.
+    pub(super) fn drop_doubted(&mut self, now: Instant, node: &NodeId) {
+        let had_ms = u64::try_from(CONFIRM_WITHIN.as_millis()).unwrap_or(u64::MAX);
+        let connected = self
+            .registry
+            .get(node)
+            .filter(|node| node.session.is_some());
+        let since_ms = connected.map_or(u64::MAX, |node| node.connected_at_ms);
+        if since_ms.saturating_add(had_ms) > self.wall_ms(now) {
+            // Away again, or back again: a later look is due.
+            return;
+        }
+        self.leave_where(now, node, |room| room.is_doubted(node));
+    }
+
+    fn leave_where(&mut self, now: Instant, node: &NodeId, leaves: impl Fn(&Room) -> bool) {
+        let left = self
+            .rooms
+            .iter_mut()
+            .filter(|(_, room)| leaves(room))
+            .map(|(name, room)| {
+                room.members.remove(node);
+                name.clone()
+            });
+        for name in left.collect::<Vec<_>>() {
+            self.replan(now, &name, None);
+        }
+    }
+
+    /// Plans a room; when that changes anything, under a new epoch, saved and sent to all concerned. `closed` is an
+    /// edge that closed the room itself and need not hear of it.
+    pub(super) fn replan(&mut self, now: Instant, name: &RoomName, closed: Option<&NodeId>) {
+        let Some(room) = self.rooms.get_mut(name) else {
+            return;
+        };
+        let members: BTreeSet<_> = room.members.keys().cloned().collect();
+        let hops = planner::plan(
+            name.as_str(),
+            &members,
+            &self.topology,
+            &self.settings.policy,
+        );
+        if members.is_empty() && room.ends_at.is_none() {
+            let at = now + self.settings.empty_room;
+            room.ends_at = Some(at);
+            self.timers.insert((at, Timer::Empty(name.clone())));
+        }
+        if hops == room.hops && !room.unsent {
+            return;
+        }
+        let before = std::mem::replace(&mut room.hops, hops);
+        let addressed = std::mem::take(&mut room.addressed);
+        let had_part = if room.unsent {
+            addressed
+        } else {
+            before.into_keys().collect()
+        };
+        room.addressed = had_part
+            .into_iter()
+            .chain(room.hops.keys().cloned())
+            .collect();
+        room.unsent = false;
+        room.epoch += 1;
+        let concerned = room.addressed.iter().filter(|node| Some(*node) != closed);
+        let plans: Vec<_> = concerned
+            .filter_map(|node| Some((self.registry.get(node)?.session?, room.plan_for(name, node))))
+            .collect();
+        self.outputs
+            .push_back(Output::Save(Change::Room(room.record(name))));
+        self.outputs.push_back(Output::Update(room.update(name)));
+        for (session, plan) in plans {
+            self.transmit(session, Down::Plan(plan));
+        }
+    }
+
+    /// Sends a room's plan again under a new epoch.
+    pub(super) fn plan_again(&mut self, now: Instant, name: &RoomName) {
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.unsent = true;
+            self.replan(now, name, None);
+        }
+    }
+
+    /// Tells a node that connected the plans it has a part in.
+    pub(super) fn send_plans(&mut self, session: SessionId, node: &NodeId) {
+        let plans: Vec<_> = self
+            .rooms
+            .iter()
+            .filter(|(_, room)| room.involves(node))
+            .map(|(name, room)| room.plan_for(name, node))
+            .collect();
+        for plan in plans {
+            self.transmit(session, Down::Plan(plan));
+        }
+    }
+
+    /// Ends a room that nobody came back to.
+    pub(super) fn end_if_empty(&mut self, now: Instant, name: &RoomName) {
+        let due = |room: &&mut Room| room.ends_at.is_some_and(|at| at <= now);
+        let Some(room) = self.rooms.get_mut(name).filter(due) else {
+            return;
+        };
+        let (sid, epoch) = (room.sid.clone(), room.epoch);
+        tracing::info!(room_sid = %sid, "room ended");
+        self.rooms.remove(name);
+        self.epoch_floor = self.epoch_floor.max(epoch);
+        let at_ms = self.wall_ms(now);
+        self.outputs
+            .push_back(Output::Save(Change::RoomEnded { sid, epoch, at_ms }));
+        self.outputs
+            .push_back(Output::Update(Update::RoomEnded(name.clone())));
+    }
+}

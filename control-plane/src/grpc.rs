@@ -1,0 +1,85 @@
+//! The gRPC services for nodes and operators.
+
+mod admin;
+mod rooms;
+mod session;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::control::admin_server::AdminServer;
+use proto::control::node_session_server::NodeSessionServer;
+use proto::control::rooms_server::RoomsServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+
+use crate::actor::Handle;
+use crate::metrics::Metrics;
+use crate::store::Ephemeral;
+
+/// How often an idle connection is asked whether it lives: a node that vanished is seen within this and the next.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// How long it may take to answer.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long open sessions may take to end at shutdown.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What the services need.
+#[derive(Clone, Debug)]
+pub struct Services {
+    /// The control plane's task.
+    pub handle: Handle,
+    /// What is known of the moment.
+    pub ephemeral: Arc<dyn Ephemeral>,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// Serves until `shutdown`.
+///
+/// # Errors
+/// When the transport fails or the services' descriptors cannot be read.
+pub async fn serve(
+    listener: TcpListener,
+    services: Services,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health
+        .set_serving::<NodeSessionServer<session::Sessions>>()
+        .await;
+    health.set_serving::<RoomsServer<rooms::Rooms>>().await;
+    health.set_serving::<AdminServer<admin::Admin>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::control::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let Services {
+        handle,
+        ephemeral,
+        metrics,
+    } = services;
+    let sessions = session::Sessions::new(handle.clone());
+    let server = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(1_024)
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(NodeSessionServer::new(sessions))
+        .add_service(RoomsServer::new(rooms::Rooms::new(handle, metrics)))
+        .add_service(AdminServer::new(admin::Admin::new(ephemeral)));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = server.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+    tokio::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return Ok(ended?),
+        () = shutdown.cancelled() => {}
+    }
+    match tokio::time::timeout(DRAIN, serving).await {
+        Ok(ended) => Ok(ended?),
+        // Whoever has not left by now is cut off.
+        Err(_) => Ok(()),
+    }
+}

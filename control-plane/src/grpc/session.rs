@@ -1,0 +1,115 @@
+//! `NodeSession`: one stream per node for as long as it lives.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use proto::control::node_message::Message;
+use proto::control::node_session_server::NodeSession;
+use proto::control::{ControlMessage, Hello, NodeMessage};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::actor::Handle;
+use crate::outbox::Outbox;
+
+/// How long a new session may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    handle: Handle,
+}
+
+impl Sessions {
+    pub(super) fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+}
+
+#[tonic::async_trait]
+impl NodeSession for Sessions {
+    type OpenStream = Pin<Box<dyn Stream<Item = Result<ControlMessage, Status>> + Send>>;
+
+    async fn open(
+        &self,
+        request: Request<Streaming<NodeMessage>>,
+    ) -> Result<Response<Self::OpenStream>, Status> {
+        let outbox = Arc::new(Outbox::default());
+        tokio::spawn(receive(
+            self.handle.clone(),
+            request.into_inner(),
+            Arc::clone(&outbox),
+        ));
+        let hang_up = HangUp(outbox);
+        // The closing status is the last item.
+        let messages = futures_util::stream::unfold(Some(hang_up), |open| async move {
+            let hang_up = open?;
+            match hang_up.0.next().await {
+                Ok(message) => Some((Ok(message), Some(hang_up))),
+                Err(status) => Some((Err(status), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(messages)))
+    }
+}
+
+/// Closes the session when the transport drops its sending half.
+struct HangUp(Arc<Outbox>);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        self.0.close(Status::cancelled("the node hung up"));
+    }
+}
+
+/// Takes what one node says until either side ends the session.
+async fn receive(handle: Handle, mut messages: Streaming<NodeMessage>, outbox: Arc<Outbox>) {
+    let hello = match tokio::time::timeout(HELLO_TIMEOUT, hello(&mut messages)).await {
+        Ok(Ok(hello)) => hello,
+        Ok(Err(status)) => return outbox.close(status),
+        Err(_) => return outbox.close(Status::deadline_exceeded("no hello")),
+    };
+    let node = hello.node_id.clone();
+    let Ok(session) = handle.connect(hello, Arc::clone(&outbox)).await else {
+        return outbox.close(Status::unavailable("the control plane is stopping"));
+    };
+    loop {
+        let message = tokio::select! {
+            message = messages.message() => message,
+            () = outbox.closed() => break,
+        };
+        match message {
+            Ok(Some(NodeMessage {
+                message: Some(message),
+            })) => {
+                if handle.message(session, message).await.is_err() {
+                    break;
+                }
+            }
+            // A message of a later version.
+            Ok(Some(NodeMessage { message: None })) => {}
+            Ok(None) => break,
+            Err(status) => {
+                tracing::debug!(node_id = node, %status, "session broke");
+                break;
+            }
+        }
+    }
+    // When the task has ended there is nobody left to tell.
+    handle.disconnect(session).await.ok();
+    outbox.close(Status::ok("session ended"));
+}
+
+async fn hello(messages: &mut Streaming<NodeMessage>) -> Result<Hello, Status> {
+    match messages.message().await? {
+        Some(NodeMessage {
+            message: Some(Message::Hello(hello)),
+        }) => Ok(hello),
+        Some(_) => Err(Status::invalid_argument(
+            "the first message must be a hello",
+        )),
+        None => Err(Status::cancelled("session ended before its hello")),
+    }
+}

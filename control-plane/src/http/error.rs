@@ -1,0 +1,110 @@
+//! Errors as the gateway's clients see them: a status and `{"error":{"code","message"}}`.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::{placement, store};
+
+/// Why a request failed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    /// The request itself is wrong.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The body is too large.
+    #[error("the body is larger than {} bytes", super::BODY_MAX)]
+    TooLarge,
+    /// There is no token, or it is not valid.
+    #[error("{0}")]
+    Unauthenticated(String),
+    /// The token does not allow it.
+    #[error("{0}")]
+    Forbidden(String),
+    /// What was asked for is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// The path is right, the method is not.
+    #[error("method not allowed here")]
+    WrongMethod,
+    /// It took too long.
+    #[error("the request took longer than {} s", super::REQUEST_TIMEOUT.as_secs())]
+    TimedOut,
+    /// Not now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The region is unknown.
+    #[error("{message}")]
+    UnknownRegion {
+        /// For people.
+        message: String,
+        /// Regions to ask for instead.
+        regions: Vec<String>,
+    },
+}
+
+impl ApiError {
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::BadRequest(message.into())
+    }
+
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        Self::NotFound(message.into())
+    }
+
+    fn kind(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Self::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, "unauthenticated"),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, "timed_out"),
+            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Self::UnknownRegion { .. } => (StatusCode::NOT_FOUND, "unknown_region"),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code) = self.kind();
+        let mut error = json!({ "code": code, "message": self.to_string() });
+        if let (Self::UnknownRegion { regions, .. }, Some(fields)) = (&self, error.as_object_mut())
+        {
+            fields.insert("regions".to_owned(), json!(regions));
+        }
+        let body = Json(json!({ "error": error }));
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                (status, [(header::WWW_AUTHENTICATE, "Bearer")], body).into_response()
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                (status, [(header::RETRY_AFTER, "1")], body).into_response()
+            }
+            _ => (status, body).into_response(),
+        }
+    }
+}
+
+impl From<store::Error> for ApiError {
+    fn from(error: store::Error) -> Self {
+        tracing::warn!(%error, "store failed");
+        Self::Unavailable("the store does not answer".to_owned())
+    }
+}
+
+impl From<placement::Error> for ApiError {
+    fn from(error: placement::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            placement::Error::NoEdge => Self::Unavailable(message),
+            placement::Error::UnknownRegion { served, .. } => Self::UnknownRegion {
+                message,
+                regions: served,
+            },
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The token endpoint, in the shape of LiveKit's TokenSource: who one is and where to join goes in, the chosen edge's URL
+//! and a token for it come out.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use rand::Rng;
+use rand::distr::Alphanumeric;
+use serde::{Deserialize, Serialize};
+
+use super::error::ApiError;
+use super::{Gateway, auth};
+use crate::placement;
+use crate::token::{self, Claims, Grants, SigningKey, Subject};
+
+/// Length of names and identities in bytes.
+const NAME_LENGTH_MAX: usize = 512;
+
+/// What a client says of itself. Everything may be left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct TokenRequest {
+    #[serde(alias = "roomName")]
+    room_name: Option<String>,
+    #[serde(alias = "participantName")]
+    participant_name: Option<String>,
+    #[serde(alias = "participantIdentity")]
+    participant_identity: Option<String>,
+    #[serde(alias = "participantMetadata")]
+    participant_metadata: Option<String>,
+    #[serde(alias = "participantAttributes")]
+    participant_attributes: Option<BTreeMap<String, String>>,
+    #[serde(alias = "roomConfig")]
+    room_config: Option<serde_json::Value>,
+    region: Option<String>,
+}
+
+/// Where to connect and with what.
+#[derive(Debug, Serialize)]
+pub(super) struct TokenResponse {
+    server_url: String,
+    participant_token: String,
+    room_name: String,
+    participant_name: String,
+    participant_identity: String,
+    /// Region of the chosen edge.
+    region: String,
+    /// The chosen edge.
+    node_id: String,
+    /// Why it was chosen.
+    reason: String,
+}
+
+/// What the token will say.
+struct Issue {
+    subject: Subject,
+    grants: Grants,
+    valid_for: Duration,
+    key: String,
+}
+
+pub(super) async fn by_query(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    query: Result<Query<TokenRequest>, QueryRejection>,
+) -> Result<Json<TokenResponse>, ApiError> {
+    let Query(request) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    issue(&gateway, &headers, request).await.map(Json)
+}
+
+pub(super) async fn by_body(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<TokenResponse>, ApiError> {
+    let body = body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge,
+        _ => ApiError::bad_request(error.body_text()),
+    })?;
+    let request = parsed(&body).map_err(|error| {
+        ApiError::bad_request(format!("the body is not a token request: {error}"))
+    })?;
+    issue(&gateway, &headers, request).await.map(Json)
+}
+
+/// A token request from a JSON object, or from nothing.
+fn parsed(body: &[u8]) -> serde_json::Result<TokenRequest> {
+    if body.is_empty() {
+        return Ok(TokenRequest::default());
+    }
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body)?;
+    serde_json::from_value(object.into())
+}
+
+async fn issue(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    request: TokenRequest,
+) -> Result<TokenResponse, ApiError> {
+    let claims = auth::bearer(gateway, headers)?;
+    let wish = filled(request.region.clone()).filter(|region| region != "auto");
+    let Issue {
+        subject,
+        grants,
+        valid_for,
+        key,
+    } = authorise(gateway, claims, request)?;
+    let edges = placement::ready_edges(&gateway.ephemeral.nodes().await?);
+    let placement::Choice { edge, reason } = placement::choose(&edges, wish.as_deref())?;
+    let secret = gateway.keys.get(&key).ok_or_else(no_key)?;
+    let key = SigningKey {
+        key: &key,
+        secret: secret.expose(),
+    };
+    let participant_token = token::mint(key, &subject, &grants, SystemTime::now(), valid_for)
+        .map_err(|error| ApiError::bad_request(error.to_string()))?;
+    Ok(TokenResponse {
+        server_url: edge.url,
+        participant_token,
+        room_name: grants.room,
+        participant_name: subject.name,
+        participant_identity: subject.identity,
+        region: edge.region,
+        node_id: edge.node_id,
+        reason,
+    })
+}
+
+fn no_key() -> ApiError {
+    ApiError::Unavailable("no API key is configured".to_owned())
+}
+
+/// What the caller gets. With `roomCreate` (a server of the application), or in development, what it asks for. With
+/// `roomJoin` alone (a participant that wants an edge) never more than the token it has: the same room, identity and
+/// grants, until the same time.
+fn authorise(
+    gateway: &Gateway,
+    claims: Option<Claims>,
+    request: TokenRequest,
+) -> Result<Issue, ApiError> {
+    let valid_for = gateway.token_valid;
+    let (room, subject) = wanted(request)?;
+    let Some(claims) = claims else {
+        let key = gateway.keys.keys().next().ok_or_else(no_key)?.clone();
+        return Ok(Issue {
+            subject,
+            grants: Grants::join(room),
+            valid_for,
+            key,
+        });
+    };
+    if claims.video.room_create {
+        return Ok(Issue {
+            subject,
+            grants: Grants::join(room),
+            valid_for,
+            key: claims.iss,
+        });
+    }
+    let forbidden = |message: &str| Err(ApiError::Forbidden(message.to_owned()));
+    if !claims.video.room_join || claims.video.room.is_empty() || claims.sub.is_empty() {
+        return forbidden("the token grants neither roomCreate nor roomJoin for a room");
+    }
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let left = Duration::from_secs(claims.exp).saturating_sub(now);
+    let subject = Subject {
+        identity: claims.sub,
+        name: claims.name,
+        metadata: claims.metadata,
+        attributes: claims.attributes,
+        room_config: claims.room_config,
+    };
+    let grants = Grants {
+        room_create: false,
+        room_list: false,
+        room_admin: false,
+        ..claims.video
+    };
+    Ok(Issue {
+        subject,
+        grants,
+        valid_for: valid_for.min(left),
+        key: claims.iss,
+    })
+}
+
+/// The room and participant asked for; made up where nothing is said.
+fn wanted(request: TokenRequest) -> Result<(String, Subject), ApiError> {
+    let room = filled(request.room_name).unwrap_or_else(|| made_up("room-"));
+    let identity = filled(request.participant_identity).unwrap_or_else(|| made_up("guest-"));
+    let name = filled(request.participant_name).unwrap_or_else(|| identity.clone());
+    for (field, text) in [
+        ("room_name", &room),
+        ("participant_identity", &identity),
+        ("participant_name", &name),
+    ] {
+        if text.len() > NAME_LENGTH_MAX {
+            let message = format!("{field} is longer than {NAME_LENGTH_MAX} bytes");
+            return Err(ApiError::BadRequest(message));
+        }
+    }
+    let subject = Subject {
+        identity,
+        name,
+        metadata: request.participant_metadata.unwrap_or_default(),
+        attributes: request.participant_attributes.unwrap_or_default(),
+        room_config: request.room_config.filter(|config| !config.is_null()),
+    };
+    Ok((room, subject))
+}
+
+fn filled(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+fn made_up(prefix: &str) -> String {
+    let random = rand::rng()
+        .sample_iter(Alphanumeric)
+        .take(8)
+        .map(char::from);
+    prefix.chars().chain(random).collect()
+}

@@ -1,0 +1,248 @@
+//! Rooms on two edges, as dialogues.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use livekit_protocol as lk;
+use media::packet::Codec;
+use media::router::TrackKey;
+use proto::{NodeId, ParticipantSid, TrackSid};
+
+use super::*;
+use crate::core::token::Claims;
+
+fn now(ms: u64) -> Now {
+    thread_local!(static START: Instant = Instant::now());
+    Now {
+        instant: START.with(|start| *start + Duration::from_millis(ms)),
+        unix_ms: 1_700_000_000_000 + i64::try_from(ms).unwrap(),
+    }
+}
+
+fn room(node: &str) -> Room {
+    let keys = Arc::new(AtomicU32::new(1000));
+    Room::new(Config {
+        name: "lounge".into(),
+        sid: "RM_1".into(),
+        created_at_ms: 1_700_000_000_000,
+        node: node.into(),
+        incarnation: 7,
+        region: node.to_owned(),
+        server_info: lk::ServerInfo { version: "1".to_owned(), ..Default::default() },
+        next_key: Box::new(move || TrackKey(keys.fetch_add(1, Ordering::Relaxed))),
+    })
+}
+
+fn join(sid: &str, identity: &str) -> Input {
+    let claims: Claims = serde_json::from_value(serde_json::json!({
+        "iss": "devkey", "sub": identity, "video": {"roomJoin": true, "room": "lounge"},
+    }))
+    .unwrap();
+    Input::Join(Box::new(Join {
+        sid: sid.into(),
+        grants: claims.join_grants().unwrap(),
+        dual: false,
+        auto_subscribe: true,
+        client: lk::ClientInfo::default(),
+    }))
+}
+
+fn camera(sid: &str, owner: &str) -> Arc<Track> {
+    Arc::new(Track {
+        sid: sid.into(),
+        key: TrackKey(1),
+        owner: owner.into(),
+        info: lk::TrackInfo {
+            sid: sid.to_owned(),
+            r#type: lk::TrackType::Video as i32,
+            ..Default::default()
+        },
+        codec: Codec::Vp8,
+        fmtp: String::new(),
+        streams: 3,
+    })
+}
+
+fn outputs(room: &mut Room) -> Vec<Output> {
+    std::iter::from_fn(|| room.poll_output()).collect()
+}
+
+fn state(outputs: &[Output]) -> Option<proto::link::RoomState> {
+    outputs.iter().rev().find_map(|o| match o {
+        Output::State(state) => Some(state.clone()),
+        _ => None,
+    })
+}
+
+/// Tracks that a session was told to subscribe to.
+fn subscribed(outputs: &[Output], to: &str) -> Vec<String> {
+    outputs
+        .iter()
+        .filter_map(|o| match o {
+            Output::Session(sid, ToSession::Subscribe(track)) if sid.as_str() == to => {
+                Some(track.sid.to_string())
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+/// Participants that a session heard of in updates.
+fn updates(outputs: &[Output], to: &str) -> Vec<lk::ParticipantInfo> {
+    let mut heard = Vec::new();
+    for output in outputs {
+        let Output::Session(sid, ToSession::Signal(response)) = output else { continue };
+        if let (true, Response::Update(update)) = (sid.as_str() == to, response.as_ref()) {
+            heard.extend(update.participants.clone());
+        }
+    }
+    heard
+}
+
+fn said(sid: &str, message: FromSession) -> Input {
+    Input::Session(ParticipantSid::from(sid), message)
+}
+
+#[test]
+fn a_later_participant_gets_what_is_published() {
+    let mut room = room("fra");
+    room.handle_input(now(0), join("PA_a", "ann"));
+    room.handle_input(now(1), said("PA_a", FromSession::Published(camera("TR_a", "PA_a"))));
+    outputs(&mut room);
+    room.handle_input(now(200), join("PA_b", "bob"));
+    let out = outputs(&mut room);
+    let Some(Output::Session(_, ToSession::Signal(first))) = out.first() else { panic!("{out:?}") };
+    let Response::Join(response) = first.as_ref() else { panic!("{first:?}") };
+    assert_eq!(response.other_participants.len(), 1);
+    assert_eq!(response.other_participants[0].tracks.len(), 1);
+    assert_eq!(subscribed(&out, "PA_b"), ["TR_a"]);
+    assert_eq!(updates(&out, "PA_a")[0].identity, "bob");
+}
+
+#[test]
+fn state_makes_a_replica_on_the_other_edge() {
+    let (mut fra, mut syd) = (room("fra"), room("syd"));
+    fra.handle_input(now(0), join("PA_a", "ann"));
+    syd.handle_input(now(0), join("PA_b", "bob"));
+    outputs(&mut syd);
+    fra.handle_input(now(100), said("PA_a", FromSession::Published(camera("TR_a", "PA_a"))));
+    let sent = state(&outputs(&mut fra)).unwrap();
+    syd.handle_input(now(200), Input::State(sent.clone()));
+    let out = outputs(&mut syd);
+    assert_eq!(subscribed(&out, "PA_b"), ["TR_a"]);
+    assert!(out.iter().any(|o| matches!(o, Output::AddRemoteTrack { origin, .. } if *origin == NodeId::from("fra"))));
+    // The same state again changes nothing.
+    syd.handle_input(now(201), Input::State(sent));
+    assert!(updates(&outputs(&mut syd), "PA_b").is_empty());
+    // She leaves: the track ends and everybody hears.
+    fra.handle_input(now(400), said("PA_a", FromSession::Leave(lk::DisconnectReason::ClientInitiated)));
+    let sent = state(&outputs(&mut fra)).unwrap();
+    syd.handle_input(now(500), Input::State(sent));
+    let out = outputs(&mut syd);
+    assert!(out.iter().any(|o| matches!(o, Output::RemoveRemoteTrack(_))));
+    assert_eq!(updates(&out, "PA_b")[0].state(), lk::participant_info::State::Disconnected);
+}
+
+#[test]
+fn the_same_identity_elsewhere_ends_the_older_session() {
+    let (mut fra, mut syd) = (room("fra"), room("syd"));
+    fra.handle_input(now(0), join("PA_old", "ann"));
+    outputs(&mut fra);
+    syd.handle_input(now(500), join("PA_new", "ann"));
+    let sent = state(&outputs(&mut syd)).unwrap();
+    fra.handle_input(now(600), Input::State(sent));
+    let closed = outputs(&mut fra).into_iter().any(|o| {
+        matches!(o, Output::Session(sid, ToSession::Close { reason, .. })
+            if sid.as_str() == "PA_old" && reason == lk::DisconnectReason::DuplicateIdentity)
+    });
+    assert!(closed);
+    assert!(fra.is_empty());
+}
+
+#[test]
+fn a_publisher_restricts_who_may_have_its_tracks() {
+    let mut room = room("fra");
+    for (sid, identity) in [("PA_a", "ann"), ("PA_b", "bob"), ("PA_c", "cy")] {
+        room.handle_input(now(0), join(sid, identity));
+    }
+    room.handle_input(now(1), said("PA_a", FromSession::Published(camera("TR_a", "PA_a"))));
+    outputs(&mut room);
+    let permission = lk::SubscriptionPermission {
+        all_participants: false,
+        track_permissions: vec![lk::TrackPermission {
+            participant_identity: "bob".to_owned(),
+            all_tracks: true,
+            ..Default::default()
+        }],
+    };
+    room.handle_input(now(2), said("PA_a", FromSession::SubscriptionPermission(permission)));
+    let out = outputs(&mut room);
+    let ended = |to: &str| {
+        out.iter().any(|o| matches!(o, Output::Session(sid, ToSession::Unsubscribe(track))
+            if sid.as_str() == to && *track == TrackSid::from("TR_a")))
+    };
+    assert!(ended("PA_c") && !ended("PA_b"));
+}
+
+#[test]
+fn an_edge_that_is_away_too_long_is_forgotten() {
+    let (mut fra, mut syd) = (room("fra"), room("syd"));
+    fra.handle_input(now(0), join("PA_a", "ann"));
+    let sent = state(&outputs(&mut fra)).unwrap();
+    syd.handle_input(now(0), join("PA_b", "bob"));
+    syd.handle_input(now(1), Input::State(sent));
+    syd.handle_input(now(2), Input::Link { peer: "fra".into(), up: false });
+    syd.handle_input(now(9_000), Input::Tick);
+    outputs(&mut syd);
+    assert_eq!(syd.visible_to(&"PA_b".into(), false).len(), 1);
+    syd.handle_input(now(10_100), Input::Tick);
+    assert!(syd.visible_to(&"PA_b".into(), false).is_empty());
+}
+
+#[test]
+fn data_reaches_only_those_it_is_for() {
+    let mut room = room("fra");
+    for (sid, identity) in [("PA_a", "ann"), ("PA_b", "bob"), ("PA_c", "cy")] {
+        room.handle_input(now(0), join(sid, identity));
+    }
+    outputs(&mut room);
+    let message = FromSession::Data {
+        reliable: true,
+        destinations: vec!["cy".to_owned()],
+        payload: Bytes::from_static(b"x"),
+    };
+    room.handle_input(now(1), said("PA_a", message));
+    let to: Vec<String> = outputs(&mut room)
+        .into_iter()
+        .filter_map(|o| match o {
+            Output::Session(sid, ToSession::Data { .. }) => Some(sid.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(to, ["PA_c"]);
+}
+
+#[test]
+fn a_loud_participant_becomes_a_speaker_and_stops() {
+    let mut room = room("fra");
+    room.handle_input(now(0), join("PA_a", "ann"));
+    let mut microphone = Track::clone(&camera("TR_m", "PA_a"));
+    microphone.info.r#type = lk::TrackType::Audio as i32;
+    room.handle_input(now(1), said("PA_a", FromSession::Published(Arc::new(microphone))));
+    outputs(&mut room);
+    let mut told = Vec::new();
+    for ms in (0..3000).step_by(20) {
+        let level_dbov = if ms < 1000 { 10 } else { 127 };
+        room.handle_input(now(ms), Input::AudioLevel { track: TrackKey(1), level_dbov });
+        room.handle_input(now(ms), Input::Tick);
+        for output in outputs(&mut room) {
+            let Output::Session(_, ToSession::Signal(response)) = output else { continue };
+            if let Response::SpeakersChanged(changed) = *response {
+                told.extend(changed.speakers.into_iter().map(|s| (ms, s.active)));
+            }
+        }
+    }
+    assert!(told.first().is_some_and(|&(ms, active)| active && ms <= 700), "{told:?}");
+    assert!(told.last().is_some_and(|&(ms, active)| !active && ms > 1000), "{told:?}");
+}

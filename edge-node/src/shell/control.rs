@@ -1,0 +1,148 @@
+//! What the control plane, the mesh and the media plane say, handed to whom it concerns.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use proto::control::control_message::Message as FromControl;
+use proto::control::{ControlMessage, Load, RoomPlan};
+use proto::RoomName;
+use relay::control::{LoadMeter, Status, link_report};
+use relay::{MeshCommand, MeshEvent, MeshHandle, PeerInfo};
+use tokio::sync::mpsc;
+
+use super::edge::{Keys, SharedEdge};
+use super::media_plane::PlaneEvent;
+use super::metrics::Metrics;
+use super::room::Mail;
+use super::rooms::Mailbox;
+use crate::core::room::Input;
+
+/// What an edge reports every second.
+pub fn status(mesh: MeshHandle, metrics: Metrics) -> impl Fn() -> Status + Send + Sync + 'static {
+    let meter = LoadMeter::new();
+    move || {
+        let links = mesh.stats();
+        let (cpu_cores, egress_bps) = meter.read(links.iter().map(|link| link.bytes_sent).sum());
+        let count = |value: i64| u32::try_from(value).unwrap_or(0);
+        Status {
+            load: Load {
+                participants: count(metrics.participants.get()),
+                rooms: count(metrics.rooms.get()),
+                cpu_cores,
+                egress_bps,
+            },
+            links: link_report(&links),
+        }
+    }
+}
+
+/// Does what the control plane says until its messages end.
+pub async fn follow_control(edge: SharedEdge, mut messages: mpsc::Receiver<ControlMessage>) {
+    while let Some(message) = messages.recv().await {
+        match message.message {
+            Some(FromControl::Welcome(welcome)) => {
+                tracing::info!(control = %welcome.control_id, "session with the control plane");
+                // A replica that just started knows nothing of what we serve.
+                for room in edge.rooms.all() {
+                    post(&edge, &room, Mail::Report);
+                }
+            }
+            Some(FromControl::Peers(peers)) => {
+                let peers = peers.peers.iter().filter_map(PeerInfo::from_control).collect();
+                edge.plane.mesh().command(MeshCommand::SetPeers(peers));
+            }
+            Some(FromControl::Keys(keys)) => {
+                let keys: Keys = keys.keys.into_iter().map(|k| (k.key, k.secret)).collect();
+                edge.keys.store(Arc::new(keys));
+            }
+            Some(FromControl::Plan(plan)) => take_plan(&edge, plan),
+            None => {}
+        }
+    }
+}
+
+fn take_plan(edge: &SharedEdge, plan: RoomPlan) {
+    let name = RoomName::from(plan.room.as_str());
+    if let Some(room) = edge.rooms.find(&name) {
+        post(edge, &room, Mail::Plan(Box::new(plan)));
+    }
+}
+
+/// Hands events of the media plane and the mesh to the rooms until they end.
+pub async fn follow_plane(edge: SharedEdge, mut events: mpsc::Receiver<PlaneEvent>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            PlaneEvent::AudioLevel { track, level, .. } => {
+                to_track(&edge, track, Input::AudioLevel { track, level_dbov: level });
+            }
+            PlaneEvent::Demand { track, streams } => {
+                if streams != 0 {
+                    to_track(&edge, track, Input::Demanded(track));
+                }
+            }
+            PlaneEvent::Mesh(event) => from_mesh(&edge, event),
+            PlaneEvent::StreamStarted { track, stream } => {
+                tracing::debug!(?track, stream, "first packet of a stream");
+            }
+            PlaneEvent::SubscriptionStarted { transport, track } => {
+                tracing::debug!(?transport, ?track, "first packet to a subscriber");
+            }
+        }
+    }
+}
+
+fn from_mesh(edge: &SharedEdge, event: MeshEvent) {
+    match event {
+        MeshEvent::RoomState(state) => {
+            let room = RoomName::from(state.room.as_str());
+            to_room(edge, &room, Input::State(state));
+        }
+        MeshEvent::RoomGone { room, origin } => to_room(edge, &room, Input::Gone(origin)),
+        MeshEvent::Data(data) => {
+            let room = RoomName::from(data.room.as_str());
+            to_room(edge, &room, Input::Data(data));
+        }
+        MeshEvent::LinkUp { peer } => {
+            for room in edge.rooms.all() {
+                let input = Input::Link { peer: peer.clone(), up: true };
+                post(edge, &room, Mail::Event(Box::new(input)));
+            }
+        }
+        MeshEvent::LinkDown { peer } => {
+            for room in edge.rooms.all() {
+                let input = Input::Link { peer: peer.clone(), up: false };
+                post(edge, &room, Mail::Event(Box::new(input)));
+            }
+        }
+        // The media plane deals with these itself.
+        MeshEvent::Demand { .. } | MeshEvent::KeyframeNeeded { .. } | MeshEvent::SenderReport { .. } => {}
+    }
+}
+
+fn to_track(edge: &SharedEdge, track: media::router::TrackKey, input: Input) {
+    if let Some(room) = edge.tracks.room(track) {
+        post(edge, &room, Mail::Event(Box::new(input)));
+    }
+}
+
+fn to_room(edge: &SharedEdge, name: &RoomName, input: Input) {
+    if let Some(room) = edge.rooms.find(name) {
+        post(edge, &room, Mail::Event(Box::new(input)));
+    }
+}
+
+/// Mail that must not wait for a busy room: it is dropped and counted then.
+fn post(edge: &SharedEdge, room: &Mailbox, mail: Mail) {
+    if room.try_send(mail).is_err() {
+        edge.metrics.dropped.with_label_values(&["room_busy"]).inc();
+    }
+}
+
+/// The URL that clients are given: as configured, or the listening address.
+pub fn client_url(configured: Option<&str>, http: SocketAddr) -> String {
+    match configured {
+        Some(url) => url.to_owned(),
+        None if http.ip().is_unspecified() => format!("ws://127.0.0.1:{}", http.port()),
+        None => format!("ws://{http}"),
+    }
+}

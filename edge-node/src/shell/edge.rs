@@ -1,0 +1,131 @@
+//! What the tasks of an edge share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use livekit_protocol as lk;
+use media::router::TrackKey;
+use proto::{NodeId, RoomName};
+use runtime::shutdown::Shutdown;
+use tokio::sync::mpsc;
+
+use super::media_plane::MediaPlane;
+use super::metrics::Metrics;
+use super::room::Mail as RoomMail;
+use super::rooms::Rooms;
+use crate::core::session::Now;
+use crate::core::token::KeyStore;
+
+/// API key → secret.
+pub type Keys = HashMap<String, String>;
+
+/// What the tasks of an edge share.
+#[derive(Debug)]
+pub struct Edge {
+    /// This node.
+    pub node: NodeId,
+    /// Its region.
+    pub region: String,
+    /// Its start, milliseconds since the Unix epoch.
+    pub incarnation: u64,
+    /// Participants it takes.
+    pub capacity: u32,
+    /// Everything below signalling.
+    pub plane: MediaPlane,
+    /// The session with the control plane.
+    pub control: relay::control::Client,
+    /// Keys that tokens are signed with.
+    pub keys: ArcSwap<Keys>,
+    /// Rooms served here.
+    pub rooms: Rooms,
+    /// Whose a track is.
+    pub tracks: Tracks,
+    /// Counters of signalling.
+    pub metrics: Metrics,
+    /// Ends everything.
+    pub shutdown: Shutdown,
+}
+
+impl Edge {
+    /// What clients are told about the server.
+    pub fn server_info(&self) -> lk::ServerInfo {
+        lk::ServerInfo {
+            edition: lk::server_info::Edition::Standard as i32,
+            // Clients switch features by the version of the server whose protocol this is.
+            version: PROTOCOL_SERVER_VERSION.to_owned(),
+            protocol: PROTOCOL_VERSION,
+            region: self.region.clone(),
+            node_id: self.node.to_string(),
+            debug_info: format!("antipode {}", env!("CARGO_PKG_VERSION")),
+            agent_protocol: 0,
+        }
+    }
+}
+
+/// The version of the protocol that we speak, as clients count it.
+const PROTOCOL_VERSION: i32 = 17;
+/// The server release whose behaviour clients may expect.
+const PROTOCOL_SERVER_VERSION: &str = "1.9.0";
+
+impl KeyStore for Edge {
+    fn secret(&self, key: &str) -> Option<String> {
+        self.keys.load().get(key).cloned()
+    }
+}
+
+/// The time for cores.
+pub fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { instant: Instant::now(), unix_ms: i64::try_from(unix.as_millis()).unwrap_or(i64::MAX) }
+}
+
+/// Which room a track on the media plane belongs to.
+#[derive(Debug, Default)]
+pub struct Tracks {
+    rooms: Mutex<HashMap<TrackKey, mpsc::Sender<RoomMail>>>,
+}
+
+impl Tracks {
+    /// A track of the room.
+    pub fn insert(&self, track: TrackKey, room: mpsc::Sender<RoomMail>) {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner).insert(track, room);
+    }
+
+    /// The track ended.
+    pub fn remove(&self, track: TrackKey) {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner).remove(&track);
+    }
+
+    /// The room of a track.
+    pub fn room(&self, track: TrackKey) -> Option<mpsc::Sender<RoomMail>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner).get(&track).cloned()
+    }
+}
+
+/// A shared edge.
+pub type SharedEdge = Arc<Edge>;
+
+/// A random 64-bit number for ids and seeds.
+pub fn random() -> u64 {
+    rand::random()
+}
+
+/// A participant's session id.
+pub fn participant_sid() -> proto::ParticipantSid {
+    proto::ParticipantSid::from(format!("PA_{:012x}", random() >> 16))
+}
+
+/// Why a room could not be entered.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The room is not served here and the control plane cannot be asked.
+    #[error("room {room} is not served by this edge and the control plane cannot be reached ({source}); try again shortly")]
+    Control {
+        /// Which.
+        room: RoomName,
+        /// Why not.
+        source: relay::control::Error,
+    },
+}

@@ -1,0 +1,296 @@
+//! The listener that clients open their signalling on.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+use axum::extract::{ConnectInfo, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use livekit_protocol as lk;
+use lk::leave_request::Action;
+use lk::signal_request::Message as SignalRequest;
+use tokio::sync::{mpsc, oneshot};
+
+use super::edge::{self, SharedEdge};
+use super::room::Mail as RoomMail;
+use super::session::{self, MAILBOX, Start};
+use super::socket::Socket;
+use crate::core::join::{self, JoinParameters, Reconnect, SignalPath};
+use crate::core::room::Join;
+use crate::core::session::Config;
+use crate::core::signal::{self, FRAME_MAX};
+use crate::core::token::{self, Grants};
+
+/// How often a join is tried when its room ends at the same moment.
+const JOIN_TRIES: usize = 3;
+
+/// All routes.
+pub fn router(edge: SharedEdge) -> Router {
+    Router::new()
+        .route("/", get(|| std::future::ready("OK")))
+        .route("/rtc", get(connect_v0))
+        .route("/rtc/v1", get(connect_v1))
+        .route("/rtc/validate", get(validate_v0))
+        .route("/rtc/v1/validate", get(validate_v1))
+        .fallback(not_found)
+        .layer(middleware::from_fn(any_origin))
+        .with_state(edge)
+}
+
+/// Clients that build URLs carelessly ask for `//rtc`: the same as `/rtc`. To be put around the router, before routing.
+pub fn normalize(mut request: Request<Body>) -> Request<Body> {
+    let path = request.uri().path();
+    if !path.starts_with("//") {
+        return request;
+    }
+    let path = format!("/{}", path.trim_start_matches('/'));
+    let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
+    if let Ok(uri) = format!("{path}{query}").parse::<Uri>() {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+async fn not_found(uri: Uri) -> Refusal {
+    Refusal {
+        status: StatusCode::NOT_FOUND,
+        reason: "not_found",
+        text: format!("nothing at {}; signalling is at /rtc and /rtc/v1", uri.path()),
+    }
+}
+
+/// Pages of any origin may use an edge: what counts is the token.
+async fn any_origin(request: axum::extract::Request, next: Next) -> Response {
+    let preflight = request.method() == axum::http::Method::OPTIONS;
+    let mut response =
+        if preflight { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let headers = response.headers_mut();
+    let any = HeaderValue::from_static("*");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any.clone());
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, any.clone());
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, any);
+    response
+}
+
+/// Why a request was turned away.
+struct Refusal {
+    status: StatusCode,
+    reason: &'static str,
+    text: String,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, self.text).into_response()
+    }
+}
+
+impl Refusal {
+    fn token(error: &token::Error) -> Self {
+        let missing_grant =
+            matches!(error, token::Error::NoRoomJoin | token::Error::NoRoom | token::Error::NoIdentity);
+        let status = if missing_grant { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
+        Self { status, reason: "token", text: error.to_string() }
+    }
+
+    fn parameters(error: &join::Error) -> Self {
+        let status = match error {
+            join::Error::MetadataNotAllowed => StatusCode::FORBIDDEN,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Self { status, reason: "parameters", text: error.to_string() }
+    }
+
+    fn counted(self, edge: &SharedEdge) -> Self {
+        edge.metrics.refused.with_label_values(&[self.reason]).inc();
+        tracing::debug!(reason = self.reason, text = %self.text, "signalling refused");
+        self
+    }
+}
+
+/// What a request asks for, checked.
+struct Checked {
+    grants: Grants,
+    parameters: JoinParameters,
+}
+
+fn check(
+    edge: &SharedEdge,
+    path: SignalPath,
+    headers: &HeaderMap,
+    query: &str,
+) -> Result<Checked, Refusal> {
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token: Cow<'_, str> = join::access_token(authorization, query).ok_or_else(|| Refusal {
+        status: StatusCode::UNAUTHORIZED,
+        reason: "no_token",
+        text: "no access token; send it as `Authorization: Bearer …` or `access_token=…`".to_owned(),
+    })?;
+    let keys = |key: &str| edge.keys.load().get(key).cloned();
+    let grants = token::authorize_join(&token, &keys, SystemTime::now());
+    let mut grants = grants.map_err(|error| Refusal::token(&error))?;
+    let parameters =
+        JoinParameters::parse(path, query).map_err(|error| Refusal::parameters(&error))?;
+    if parameters.reconnect.is_none() {
+        parameters.apply_to(&mut grants).map_err(|error| Refusal::parameters(&error))?;
+    }
+    Ok(Checked { grants, parameters })
+}
+
+async fn validate_v0(
+    state: State<SharedEdge>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<&'static str, Refusal> {
+    validate(&state, SignalPath::V0, &headers, query.as_deref().unwrap_or_default()).await
+}
+
+async fn validate_v1(
+    state: State<SharedEdge>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<&'static str, Refusal> {
+    validate(&state, SignalPath::V1, &headers, query.as_deref().unwrap_or_default()).await
+}
+
+/// Asked by clients whose WebSocket failed, to learn why.
+async fn validate(
+    edge: &SharedEdge,
+    path: SignalPath,
+    headers: &HeaderMap,
+    query: &str,
+) -> Result<&'static str, Refusal> {
+    let checked = check(edge, path, headers, query).map_err(|refusal| refusal.counted(edge))?;
+    match edge.rooms.enter(edge, &checked.grants.room).await {
+        Ok(_) => Ok("success"),
+        Err(error) => Err(unavailable(&error).counted(edge)),
+    }
+}
+
+fn unavailable(error: &edge::OpenError) -> Refusal {
+    Refusal {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        reason: "control_unreachable",
+        text: error.to_string(),
+    }
+}
+
+async fn connect_v0(
+    state: State<SharedEdge>,
+    peer: ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, Refusal> {
+    let query = query.unwrap_or_default();
+    let checked = check(&state, SignalPath::V0, &headers, &query);
+    connect(state.0, peer.0, checked, upgrade).await
+}
+
+async fn connect_v1(
+    state: State<SharedEdge>,
+    peer: ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, Refusal> {
+    let query = query.unwrap_or_default();
+    let checked = check(&state, SignalPath::V1, &headers, &query);
+    connect(state.0, peer.0, checked, upgrade).await
+}
+
+/// Checks everything that can be refused with a status, then upgrades.
+async fn connect(
+    edge: SharedEdge,
+    peer: SocketAddr,
+    checked: Result<Checked, Refusal>,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, Refusal> {
+    let checked = checked.map_err(|refusal| refusal.counted(&edge))?;
+    let upgrade = upgrade.max_message_size(FRAME_MAX).max_frame_size(FRAME_MAX);
+    if let Some(reconnect) = &checked.parameters.reconnect {
+        let reconnect = reconnect.clone();
+        return Ok(upgrade.on_upgrade(move |socket| resume(edge, checked.grants, reconnect, socket)));
+    }
+    let participants = u32::try_from(edge.metrics.participants.get()).unwrap_or(0);
+    if participants >= edge.capacity {
+        let text = format!("this edge is full: {participants} participants; try another region");
+        let full = Refusal { status: StatusCode::SERVICE_UNAVAILABLE, reason: "full", text };
+        return Err(full.counted(&edge));
+    }
+    let entered = edge.rooms.enter(&edge, &checked.grants.room).await;
+    entered.map_err(|error| unavailable(&error).counted(&edge))?;
+    tracing::debug!(%peer, "signalling connection");
+    Ok(upgrade.on_upgrade(move |socket| join(edge, checked, socket)))
+}
+
+/// A new participant.
+async fn join(edge: SharedEdge, checked: Checked, socket: WebSocket) {
+    let Checked { grants, parameters } = checked;
+    let socket = Socket::new(socket);
+    let sid = edge::participant_sid();
+    let dual = parameters.path == SignalPath::V0;
+    let (mailbox, mail) = mpsc::channel(MAILBOX);
+    let request = || Join {
+        sid: sid.clone(),
+        grants: grants.clone(),
+        dual,
+        auto_subscribe: parameters.auto_subscribe,
+        client: parameters.client.clone(),
+    };
+    let mut room = None;
+    for _ in 0..JOIN_TRIES {
+        let Ok(entered) = edge.rooms.enter(&edge, &grants.room).await else { break };
+        if entered.send(RoomMail::Join(Box::new(request()), mailbox.clone())).await.is_ok() {
+            room = Some(entered);
+            break;
+        }
+    }
+    drop(mailbox);
+    let Some(room) = room else {
+        // The client tries again by itself.
+        let sent = socket.send(signal::leave(Action::Reconnect, lk::DisconnectReason::JoinFailure));
+        tracing::info!(sent, "room could not be entered");
+        return;
+    };
+    tracing::info!(participant_id = %sid, identity = ?grants.identity, dual, "participant joins");
+    let mut first: Vec<SignalRequest> =
+        parameters.add_tracks.into_iter().map(SignalRequest::AddTrack).collect();
+    first.extend(parameters.publisher_offer.map(SignalRequest::Offer));
+    let config = Config {
+        sid,
+        identity: grants.identity.clone(),
+        permissions: grants.permissions.clone(),
+        dual,
+        seed: edge::random(),
+        server_info: edge.server_info(),
+    };
+    session::run(Start { edge, config, grants, room, mail, socket, first }).await;
+}
+
+/// A participant that comes back: its session goes on, or it is told to join anew.
+async fn resume(edge: SharedEdge, grants: Grants, reconnect: Reconnect, socket: WebSocket) {
+    let mut socket = Box::new(Socket::new(socket));
+    let room = edge.rooms.find(&grants.room);
+    if let (Some(room), Some(sid)) = (room, reconnect.sid) {
+        let (refused, refusal) = oneshot::channel();
+        let identity = grants.identity.clone();
+        let mail = RoomMail::Resume { sid, identity, socket, refused };
+        if room.send(mail).await.is_err() {
+            return;
+        }
+        match refusal.await {
+            Ok(back) => socket = back,
+            Err(_) => return,
+        }
+    }
+    let mismatch = lk::DisconnectReason::StateMismatch;
+    let sent = socket.send(signal::leave(Action::Reconnect, mismatch));
+    tracing::info!(sent, "unknown session was told to join anew");
+}

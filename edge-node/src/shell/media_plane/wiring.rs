@@ -1,0 +1,399 @@
+//! Who gets which track: the tables behind [`super::MediaPlane`], without I/O.
+//!
+//! A local track is received on the shard of its publisher, its home. A shard with a subscriber to a track that is not its own
+//! holds an instance of it, which is fed from the home shard's ring, or from the mesh worker's for a remote track. What the
+//! subscriptions of all shards and the mesh want together decides what crosses which ring, what the publisher is to send, and
+//! what is asked of the mesh.
+
+mod demand;
+#[cfg(test)]
+mod tests;
+mod track;
+
+use super::PlaneEvent;
+use media::router::{
+    Command, Event, ReceiveConfig, SenderClock, Source, StreamIndex, SubscriptionConfig, Target,
+    TrackConfig, TrackKey, TransportKey,
+};
+use media::srtp::SessionKeys;
+use proto::{NodeId, RoomName, TrackSid};
+use relay::{MeshCommand, MeshEvent};
+use std::collections::BTreeMap;
+use track::{Origin, Track};
+
+pub(super) use demand::ShardMasks;
+
+/// What has to be done after a change, in order.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// For one shard's router.
+    Router(usize, Command),
+    /// For one shard: where it hands on packets of a track that it receives.
+    Fan(usize, TrackKey, Fan),
+    /// For one shard: the publisher's clock of a track it has an instance of.
+    SenderReport(usize, TrackKey, StreamIndex, SenderClock),
+    /// For the mesh worker.
+    Mesh(MeshCommand),
+    /// For the mesh sink: which shards get which streams of a remote track; none when it is gone.
+    Route(TrackKey, ShardMasks),
+    /// For whoever uses the plane.
+    Plane(PlaneEvent),
+}
+
+/// Where the home shard of a track hands on its packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Fan {
+    /// Other shards by stream.
+    pub(super) shards: ShardMasks,
+    /// Bit n: stream n goes to the mesh.
+    pub(super) mesh: u8,
+}
+
+/// Which remote track, as the mesh names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct RemoteName {
+    pub(super) room: RoomName,
+    pub(super) track_sid: TrackSid,
+    pub(super) origin: NodeId,
+}
+
+/// A peer connection as far as the tables know it.
+struct Transport {
+    shard: usize,
+    /// Keys are there, so the shard's router knows it.
+    ready: bool,
+    receive: Option<ReceiveConfig>,
+    subscriptions: BTreeMap<TrackKey, SubscriptionConfig>,
+}
+
+/// The tables.
+#[derive(Default)]
+pub(super) struct Wiring {
+    transports: BTreeMap<TransportKey, Transport>,
+    tracks: BTreeMap<TrackKey, Track>,
+    actions: Vec<Action>,
+}
+
+impl Wiring {
+    /// What the calls since the last time ask for.
+    pub(super) fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Transports that are open, by shard.
+    pub(super) fn load(&self, shards: usize) -> Vec<usize> {
+        let mut load = vec![0; shards];
+        for transport in self.transports.values() {
+            if let Some(count) = load.get_mut(transport.shard) {
+                *count += 1;
+            }
+        }
+        load
+    }
+
+    /// The shard of an open transport.
+    pub(super) fn shard_of(&self, transport: TransportKey) -> Option<usize> {
+        self.transports.get(&transport).map(|transport| transport.shard)
+    }
+
+    /// A transport opens on a shard; its router hears of it only when there are keys.
+    pub(super) fn open_transport(&mut self, key: TransportKey, shard: usize) {
+        let transport =
+            Transport { shard, ready: false, receive: None, subscriptions: BTreeMap::new() };
+        self.transports.insert(key, transport);
+    }
+
+    /// The DTLS handshake is done: everything that was said about the transport so far takes effect.
+    pub(super) fn transport_ready(&mut self, key: TransportKey, keys: SessionKeys) {
+        let Some(transport) = self.transports.get_mut(&key) else { return };
+        transport.ready = true;
+        let shard = transport.shard;
+        self.actions.push(Action::Router(shard, Command::AddTransport { transport: key, keys }));
+        if let Some(receive) = &transport.receive {
+            let receive = Box::new(receive.clone());
+            self.actions.push(Action::Router(shard, Command::SetReceive { transport: key, receive }));
+        }
+        for (track, config) in &transport.subscriptions {
+            let config = Box::new(config.clone());
+            let command = Command::Subscribe { transport: key, track: *track, config };
+            self.actions.push(Action::Router(shard, command));
+        }
+    }
+
+    /// A transport is gone, and its subscriptions with it.
+    pub(super) fn close_transport(&mut self, key: TransportKey) {
+        let Some(transport) = self.transports.remove(&key) else { return };
+        if transport.ready {
+            let command = Command::RemoveTransport { transport: key };
+            self.actions.push(Action::Router(transport.shard, command));
+        }
+        for track in transport.subscriptions.into_keys() {
+            self.release(track, transport.shard);
+        }
+    }
+
+    /// Replaces what a transport sends to us.
+    pub(super) fn set_receive(&mut self, key: TransportKey, receive: ReceiveConfig) {
+        let Some(transport) = self.transports.get_mut(&key) else { return };
+        if transport.ready {
+            let receive = Box::new(receive.clone());
+            let command = Command::SetReceive { transport: key, receive };
+            self.actions.push(Action::Router(transport.shard, command));
+        }
+        transport.receive = Some(receive);
+    }
+
+    /// A track of a local publisher appears.
+    pub(super) fn publish(
+        &mut self,
+        key: TrackKey,
+        from: TransportKey,
+        (room, track_sid): (RoomName, TrackSid),
+        config: TrackConfig,
+    ) {
+        let Some(home) = self.shard_of(from) else { return };
+        self.remove_track(key);
+        let config = TrackConfig { source: Source::Local(from), ..config };
+        self.actions.push(Action::Router(home, Command::AddTrack { track: key, config }));
+        self.actions.push(Action::Mesh(MeshCommand::Publish {
+            room,
+            track_sid,
+            track: key,
+            audio: config.codec.is_audio(),
+            clock_rate: config.codec.clock_rate(),
+            streams: config.streams,
+        }));
+        self.tracks.insert(key, Track::new(Origin::Local { home }, config));
+    }
+
+    /// A track of another edge appears. Nothing is asked of it before somebody subscribes.
+    pub(super) fn add_remote_track(
+        &mut self,
+        key: TrackKey,
+        name: RemoteName,
+        config: TrackConfig,
+    ) {
+        self.remove_track(key);
+        let config = TrackConfig { source: Source::Remote, ..config };
+        self.tracks.insert(key, Track::new(Origin::Remote(name), config));
+    }
+
+    /// A track is gone, and its subscriptions with it.
+    pub(super) fn remove_track(&mut self, key: TrackKey) {
+        let Some(track) = self.tracks.remove(&key) else { return };
+        for transport in self.transports.values_mut() {
+            transport.subscriptions.remove(&key);
+        }
+        for shard in track.shards() {
+            self.actions.push(Action::Router(shard, Command::RemoveTrack { track: key }));
+        }
+        match &track.origin {
+            Origin::Local { home } => {
+                self.actions.push(Action::Fan(*home, key, Fan::default()));
+                self.actions.push(Action::Mesh(MeshCommand::Unpublish { track: key }));
+            }
+            Origin::Remote(name) => {
+                self.actions.push(Action::Route(key, ShardMasks::default()));
+                if track.wanted() != 0 {
+                    self.actions.push(Action::Mesh(name.demand(key, 0)));
+                }
+            }
+        }
+    }
+
+    /// A transport receives a track from now on.
+    pub(super) fn subscribe(
+        &mut self,
+        transport_key: TransportKey,
+        key: TrackKey,
+        config: SubscriptionConfig,
+    ) {
+        let Some(transport) = self.transports.get_mut(&transport_key) else { return };
+        let Some(track) = self.tracks.get_mut(&key) else { return };
+        let shard = transport.shard;
+        let fresh = transport.subscriptions.insert(key, config.clone()).is_none();
+        if fresh && track.add_subscriber(shard) {
+            let config = TrackConfig { source: Source::Remote, ..track.config };
+            self.actions.push(Action::Router(shard, Command::AddTrack { track: key, config }));
+            if track.muted {
+                let command = Command::SetMuted { track: key, muted: true };
+                self.actions.push(Action::Router(shard, command));
+            }
+            for (stream, clock) in track.clocks() {
+                self.actions.push(Action::SenderReport(shard, key, stream, clock));
+            }
+        }
+        if transport.ready {
+            let config = Box::new(config);
+            let command = Command::Subscribe { transport: transport_key, track: key, config };
+            self.actions.push(Action::Router(shard, command));
+        }
+    }
+
+    /// A transport receives a track no more.
+    pub(super) fn unsubscribe(&mut self, transport_key: TransportKey, key: TrackKey) {
+        let Some(transport) = self.transports.get_mut(&transport_key) else { return };
+        if transport.subscriptions.remove(&key).is_none() {
+            return;
+        }
+        let shard = transport.shard;
+        if transport.ready {
+            let command = Command::Unsubscribe { transport: transport_key, track: key };
+            self.actions.push(Action::Router(shard, command));
+        }
+        self.release(key, shard);
+    }
+
+    /// Highest layer that a subscription wants.
+    pub(super) fn set_target(
+        &mut self,
+        transport_key: TransportKey,
+        key: TrackKey,
+        target: Option<Target>,
+    ) {
+        let Some(transport) = self.transports.get_mut(&transport_key) else { return };
+        let Some(config) = transport.subscriptions.get_mut(&key) else { return };
+        config.target = target;
+        if transport.ready {
+            let command = Command::SetTarget { transport: transport_key, track: key, target };
+            self.actions.push(Action::Router(transport.shard, command));
+        }
+    }
+
+    /// A muted track is forwarded to nobody.
+    pub(super) fn set_muted(&mut self, key: TrackKey, muted: bool) {
+        let Some(track) = self.tracks.get_mut(&key) else { return };
+        track.muted = muted;
+        for shard in track.shards() {
+            self.actions.push(Action::Router(shard, Command::SetMuted { track: key, muted }));
+        }
+    }
+
+    /// News of a shard's router.
+    pub(super) fn handle_router_event(&mut self, shard: usize, event: Event) {
+        match event {
+            Event::Demand { track: key, streams } => {
+                if let Some(track) = self.tracks.get_mut(&key) {
+                    let before = track.wanted();
+                    track.set_demand(shard, streams);
+                    self.demand_changed(key, before);
+                }
+            }
+            Event::KeyframeNeeded { track, stream } => self.request_keyframe(track, stream),
+            Event::SenderReport { track, stream, clock } => {
+                self.actions.push(Action::Mesh(MeshCommand::SenderReport { track, stream, clock }));
+                self.spread_clock(track, stream, clock);
+            }
+            Event::AudioLevel { track, level_dbov, voice } => {
+                let event = PlaneEvent::AudioLevel { track, level: level_dbov, voice };
+                self.actions.push(Action::Plane(event));
+            }
+            Event::StreamStarted { track, stream } => {
+                self.actions.push(Action::Plane(PlaneEvent::StreamStarted { track, stream }));
+            }
+            Event::SubscriptionStarted { transport, track } => {
+                let event = PlaneEvent::SubscriptionStarted { transport, track };
+                self.actions.push(Action::Plane(event));
+            }
+            Event::ByeReceived { transport, ssrc } => {
+                // Signalling ends tracks; a BYE also comes with a mere change of SSRC.
+                tracing::debug!(transport = transport.0, ssrc, "BYE received");
+            }
+        }
+    }
+
+    /// News of the mesh.
+    pub(super) fn handle_mesh_event(&mut self, event: MeshEvent) {
+        match event {
+            MeshEvent::Demand { track: key, streams } => {
+                if let Some(track) = self.tracks.get_mut(&key)
+                    && matches!(track.origin, Origin::Local { .. })
+                {
+                    let before = track.wanted();
+                    track.mesh_demand = streams;
+                    self.demand_changed(key, before);
+                }
+            }
+            MeshEvent::KeyframeNeeded { track, stream } => {
+                if let Some(Track { origin: Origin::Local { .. }, .. }) = self.tracks.get(&track) {
+                    self.request_keyframe(track, stream);
+                }
+            }
+            MeshEvent::SenderReport { track, stream, clock } => {
+                self.spread_clock(track, stream, clock);
+            }
+            event @ (MeshEvent::RoomState(_)
+            | MeshEvent::RoomGone { .. }
+            | MeshEvent::Data(_)
+            | MeshEvent::LinkUp { .. }
+            | MeshEvent::LinkDown { .. }) => {
+                self.actions.push(Action::Plane(PlaneEvent::Mesh(event)));
+            }
+        }
+    }
+
+    /// One subscription of a shard to a track ended.
+    fn release(&mut self, key: TrackKey, shard: usize) {
+        let Some(track) = self.tracks.get_mut(&key) else { return };
+        let before = track.wanted();
+        if track.remove_subscriber(shard) {
+            self.actions.push(Action::Router(shard, Command::RemoveTrack { track: key }));
+        }
+        self.demand_changed(key, before);
+    }
+
+    /// The demand for a track changed at one place: adapts what crosses the rings and what is asked of its source.
+    fn demand_changed(&mut self, key: TrackKey, before: u8) {
+        let Some(track) = self.tracks.get(&key) else { return };
+        let wanted = track.wanted();
+        match &track.origin {
+            Origin::Local { home } => {
+                let fan = Fan { shards: track.masks(Some(*home)), mesh: track.mesh_demand };
+                let streams = track.wanted_outside(*home);
+                self.actions.push(Action::Fan(*home, key, fan));
+                let command = Command::Export { track: key, streams };
+                self.actions.push(Action::Router(*home, command));
+                if wanted != before {
+                    let event = PlaneEvent::Demand { track: key, streams: wanted };
+                    self.actions.push(Action::Plane(event));
+                }
+            }
+            Origin::Remote(name) => {
+                self.actions.push(Action::Route(key, track.masks(None)));
+                if wanted != before {
+                    self.actions.push(Action::Mesh(name.demand(key, wanted)));
+                }
+            }
+        }
+    }
+
+    fn request_keyframe(&mut self, key: TrackKey, stream: StreamIndex) {
+        let Some(track) = self.tracks.get(&key) else { return };
+        self.actions.push(match track.origin {
+            Origin::Local { home } => {
+                Action::Router(home, Command::RequestKeyframe { track: key, stream })
+            }
+            Origin::Remote(_) => Action::Mesh(MeshCommand::KeyframeNeeded { track: key, stream }),
+        });
+    }
+
+    fn spread_clock(&mut self, key: TrackKey, stream: StreamIndex, clock: SenderClock) {
+        let Some(track) = self.tracks.get_mut(&key) else { return };
+        track.note_clock(stream, clock);
+        for shard in track.instances() {
+            self.actions.push(Action::SenderReport(shard, key, stream, clock));
+        }
+    }
+}
+
+impl RemoteName {
+    fn demand(&self, track: TrackKey, streams: u8) -> MeshCommand {
+        MeshCommand::Demand {
+            room: self.room.clone(),
+            track_sid: self.track_sid.clone(),
+            origin: self.origin.clone(),
+            track,
+            streams,
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Counters of signalling.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// Counters of signalling.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Participants connected now.
+    pub participants: IntGauge,
+    /// Rooms served now.
+    pub rooms: IntGauge,
+    /// Participants that came in.
+    pub joins: IntCounter,
+    /// Sessions that went on over a new WebSocket.
+    pub resumes: IntCounter,
+    /// Connections refused, by reason.
+    pub refused: IntCounterVec,
+    /// Messages dropped, by reason.
+    pub dropped: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers all of them.
+    ///
+    /// # Errors
+    /// When one is registered already.
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self {
+            participants: IntGauge::new(
+                "antipode_edge_participants",
+                "Participants connected to this edge",
+            )?,
+            rooms: IntGauge::new("antipode_edge_rooms", "Rooms served by this edge")?,
+            joins: IntCounter::new("antipode_edge_joins_total", "Participants that came in")?,
+            resumes: IntCounter::new(
+                "antipode_edge_resumes_total",
+                "Sessions that went on over a new signalling connection",
+            )?,
+            refused: IntCounterVec::new(
+                Opts::new(
+                    "antipode_edge_signal_refused_total",
+                    "Signalling connections refused, by reason",
+                ),
+                &["reason"],
+            )?,
+            dropped: IntCounterVec::new(
+                Opts::new(
+                    "antipode_edge_signal_dropped_total",
+                    "Signalling messages dropped, by reason",
+                ),
+                &["reason"],
+            )?,
+        };
+        registry.register(Box::new(metrics.participants.clone()))?;
+        registry.register(Box::new(metrics.rooms.clone()))?;
+        registry.register(Box::new(metrics.joins.clone()))?;
+        registry.register(Box::new(metrics.resumes.clone()))?;
+        registry.register(Box::new(metrics.refused.clone()))?;
+        registry.register(Box::new(metrics.dropped.clone()))?;
+        Ok(metrics)
+    }
+}

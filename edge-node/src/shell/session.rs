@@ -1,0 +1,390 @@
+//! The task of one participant: socket, peer connections and room mail go into the core, its outputs to all of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use livekit_protocol as lk;
+use lk::signal_request::Message as Request;
+use lk::signal_response::Message as Response;
+use media::router::{Source, TrackConfig};
+use proto::RoomName;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::edge::{self, SharedEdge};
+use super::media_plane::{RemoteParameters, Transport, TransportEvent};
+use super::room::Mail as RoomMail;
+use super::rooms::Mailbox;
+use super::socket::{Received, Socket};
+use crate::core::room::{FromSession, ToSession};
+use crate::core::sdp::{self, LocalTransport};
+use crate::core::session::{Config, Input, Output, Peer, Session};
+use crate::core::token::{self, Grants};
+
+/// Batches of room messages waiting for one session.
+pub const MAILBOX: usize = 512;
+/// Events waiting from one peer connection.
+const EVENTS: usize = 1024;
+/// Timers of a session have this granularity.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a session waits for its client to come back on a new socket.
+const RESUME_WAIT: Duration = Duration::from_secs(30);
+/// How often the client gets a new token.
+const TOKEN_INTERVAL: Duration = Duration::from_secs(300);
+/// How long such a token is valid.
+const TOKEN_VALIDITY: Duration = Duration::from_secs(600);
+
+/// What a session's task is sent.
+#[derive(Debug)]
+pub enum Mail {
+    /// The room says something.
+    Room(Vec<ToSession>),
+    /// The client came back on this socket.
+    Attach(Box<Socket>),
+}
+
+/// What a session is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// The shared edge.
+    pub edge: SharedEdge,
+    /// The session's configuration.
+    pub config: Config,
+    /// What the token grants.
+    pub grants: Grants,
+    /// The room it joined.
+    pub room: Mailbox,
+    /// Its mail.
+    pub mail: mpsc::Receiver<Mail>,
+    /// Its client.
+    pub socket: Socket,
+    /// Requests that came with the connection: announcements and the first offer.
+    pub first: Vec<Request>,
+}
+
+/// Why a session's task ended.
+enum Ended {
+    /// It was closed, by either side.
+    Closed,
+    /// The client did not come back.
+    Lost,
+}
+
+struct Task {
+    edge: SharedEdge,
+    room_name: RoomName,
+    grants: Grants,
+    core: Session,
+    peers: BTreeMap<Peer, Transport>,
+    room: Mailbox,
+    socket: Option<Socket>,
+    detached_at: Option<Instant>,
+    media_lost: bool,
+    token_due: Instant,
+    closed: bool,
+}
+
+/// Runs a session to its end.
+pub async fn run(start: Start) {
+    let Start { edge, config, grants, room, mut mail, socket, first } = start;
+    let (events, mut received) = mpsc::channel(EVENTS);
+    let mut peers = BTreeMap::new();
+    peers.insert(Peer::Publisher, open(&edge, Peer::Publisher, &events));
+    if config.dual {
+        peers.insert(Peer::Subscriber, open(&edge, Peer::Subscriber, &events));
+    }
+    drop(events);
+    let local = peers.iter().map(|(&peer, transport)| (peer, local(transport))).collect();
+    let mut task = Task {
+        room_name: grants.room.clone(),
+        grants,
+        core: Session::new(config, local),
+        edge,
+        peers,
+        room,
+        socket: Some(socket),
+        detached_at: None,
+        media_lost: false,
+        token_due: Instant::now(),
+        closed: false,
+    };
+    // The room's welcome comes first: join response, then what there is to subscribe to.
+    if let Some(Mail::Room(messages)) = mail.recv().await {
+        task.take_room(messages);
+    }
+    for request in first {
+        task.request(request);
+    }
+    task.settle().await;
+    let ended = task.serve(&mut mail, &mut received).await;
+    if matches!(ended, Ended::Lost) {
+        let leave = FromSession::Leave(lk::DisconnectReason::SignalClose);
+        task.to_room(leave).await;
+    }
+    tracing::info!(participant_id = %task.core.sid(), "session ended");
+}
+
+/// Opens a peer connection whose events come with its name.
+fn open(edge: &SharedEdge, peer: Peer, events: &mpsc::Sender<(Peer, TransportEvent)>) -> Transport {
+    let (sender, mut receiver) = mpsc::channel(EVENTS);
+    let events = events.clone();
+    tokio::spawn(async move {
+        while let Some(event) = receiver.recv().await {
+            if events.send((peer, event)).await.is_err() {
+                return;
+            }
+        }
+    });
+    let transport = edge.plane.open_transport(sender);
+    if peer == Peer::Subscriber {
+        transport.open_data_channel("_reliable", true);
+        transport.open_data_channel("_lossy", false);
+    }
+    transport
+}
+
+fn local(transport: &Transport) -> LocalTransport {
+    let local = transport.local();
+    LocalTransport {
+        ufrag: local.ufrag,
+        pwd: local.pwd,
+        fingerprint: local.fingerprint,
+        candidates: local.candidates,
+    }
+}
+
+impl Task {
+    async fn serve(
+        &mut self,
+        mail: &mut mpsc::Receiver<Mail>,
+        events: &mut mpsc::Receiver<(Peer, TransportEvent)>,
+    ) -> Ended {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                received = receive(&mut self.socket) => self.received(received),
+                mail = mail.recv() => match mail {
+                    Some(Mail::Room(messages)) => self.take_room(messages),
+                    Some(Mail::Attach(socket)) => self.attach(*socket),
+                    // The room let go of us; what it said before has been done.
+                    None => return Ended::Closed,
+                },
+                Some((peer, event)) = events.recv() => self.transport_event(peer, event),
+                _ = ticks.tick() => {
+                    self.input(Input::Tick);
+                    self.refresh_token();
+                }
+            }
+            self.settle().await;
+            if self.closed {
+                return Ended::Closed;
+            }
+            if self.is_lost() {
+                return Ended::Lost;
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        if self.core.needs_key() {
+            self.core.reserve_key(self.edge.plane.next_track_key());
+        }
+        self.core.handle_input(edge::now(), input);
+    }
+
+    fn take_room(&mut self, messages: Vec<ToSession>) {
+        for message in messages {
+            self.input(Input::Room(message));
+        }
+    }
+
+    fn received(&mut self, received: Received) {
+        match received {
+            Received::Request(request) => self.request(*request),
+            Received::Garbage => {
+                self.edge.metrics.dropped.with_label_values(&["undecodable"]).inc();
+            }
+            Received::Closed => {
+                self.socket = None;
+                self.detached_at = Some(Instant::now());
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Offer(offer) => {
+                let id = offer.id;
+                if let Some(description) = self.description(Peer::Publisher, &offer.sdp) {
+                    self.input(Input::Offer { id, description });
+                }
+            }
+            Request::Answer(answer) => {
+                let id = answer.id;
+                if let Some(description) = self.description(Peer::Subscriber, &answer.sdp) {
+                    self.input(Input::Answer { id, description });
+                }
+            }
+            other => self.input(Input::Request(Box::new(other))),
+        }
+    }
+
+    /// Parses a description; one that restarts ICE gets new credentials of ours first.
+    fn description(&mut self, peer: Peer, text: &str) -> Option<Box<sdp::Description>> {
+        let description = match sdp::parse(text) {
+            Ok(description) => description,
+            Err(error) => {
+                tracing::info!(%error, "session description refused");
+                self.edge.metrics.dropped.with_label_values(&["sdp"]).inc();
+                return None;
+            }
+        };
+        if peer == Peer::Publisher && self.core.restarts_ice(peer, &description) {
+            self.restart_ice(peer);
+        }
+        Some(Box::new(description))
+    }
+
+    fn restart_ice(&mut self, peer: Peer) {
+        let Some(transport) = self.peers.get(&peer) else { return };
+        let (ufrag, pwd) = transport.restart_ice();
+        let fresh = LocalTransport { ufrag, pwd, ..local(transport) };
+        self.core.set_local(peer, fresh);
+    }
+
+    fn attach(&mut self, socket: Socket) {
+        self.socket = Some(socket);
+        self.detached_at = None;
+        self.token_due = Instant::now();
+        self.edge.metrics.resumes.inc();
+        self.input(Input::Resumed);
+    }
+
+    fn transport_event(&mut self, peer: Peer, event: TransportEvent) {
+        match event {
+            TransportEvent::DtlsConnected => self.input(Input::Connected(peer)),
+            TransportEvent::IceConnected => {
+                if peer == self.core.downlink() {
+                    self.media_lost = false;
+                }
+            }
+            TransportEvent::Data { label, payload } => self.input(Input::Data { label, payload }),
+            TransportEvent::Disconnected => self.media_lost |= peer == self.core.downlink(),
+            TransportEvent::Failed { reason } => {
+                tracing::info!(?peer, %reason, participant_id = %self.core.sid(), "peer connection failed");
+                self.media_lost |= peer == self.core.downlink();
+            }
+            TransportEvent::DataChannelOpen { label } => {
+                tracing::debug!(?peer, %label, "data channel open");
+            }
+        }
+    }
+
+    /// Whether nobody is there any more: no socket for long, or neither socket nor media.
+    fn is_lost(&self) -> bool {
+        let Some(detached) = self.detached_at else { return false };
+        detached.elapsed() >= RESUME_WAIT || self.media_lost
+    }
+
+    fn refresh_token(&mut self) {
+        if Instant::now() < self.token_due {
+            return;
+        }
+        self.token_due = Instant::now() + TOKEN_INTERVAL;
+        let claims = &self.grants.claims;
+        let keys = self.edge.keys.load();
+        let Some(secret) = keys.get(&claims.iss) else { return };
+        let now = std::time::SystemTime::now();
+        match token::mint(claims, &claims.iss, secret, TOKEN_VALIDITY, now) {
+            Ok(token) => self.say(Response::RefreshToken(token)),
+            Err(error) => tracing::warn!(%error, "token not refreshed"),
+        }
+    }
+
+    fn say(&mut self, response: Response) {
+        let Some(socket) = &self.socket else { return };
+        if !socket.send(response) {
+            self.edge.metrics.dropped.with_label_values(&["client_slow"]).inc();
+            self.socket = None;
+            self.detached_at = Some(Instant::now());
+        }
+    }
+
+    async fn to_room(&mut self, message: FromSession) {
+        let mail = RoomMail::Session(self.core.sid().clone(), message);
+        if self.room.send(mail).await.is_err() {
+            self.closed = true;
+        }
+    }
+
+    /// Lets the core ask for what is due, and does what it wants.
+    async fn settle(&mut self) {
+        self.core.settle(edge::now());
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Room(message) => self.to_room(message).await,
+                Output::RestartIce(peer) => {
+                    self.restart_ice(peer);
+                    self.core.settle(edge::now());
+                }
+                other => self.perform(other),
+            }
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        let plane = &self.edge.plane;
+        let Some(uplink) = self.peers.get(&Peer::Publisher) else { return };
+        let downlink = self.peers.get(&self.core.downlink()).unwrap_or(uplink);
+        match output {
+            Output::Signal(response) => self.say(*response),
+            Output::SetRemote { peer, remote } => {
+                if let Some(transport) = self.peers.get(&peer) {
+                    transport.set_remote(RemoteParameters {
+                        ufrag: remote.ufrag,
+                        pwd: remote.pwd,
+                        fingerprints: remote.fingerprints,
+                    });
+                }
+            }
+            Output::Receive(receive) => plane.set_receive(uplink.key, receive),
+            Output::Publish { track, sid, config } => {
+                self.edge.tracks.insert(track, self.room.clone());
+                let config = TrackConfig { source: Source::Local(uplink.key), ..config };
+                plane.publish(track, uplink.key, (self.room_name.clone(), sid), config);
+            }
+            Output::Unpublish(track) => {
+                self.edge.tracks.remove(track);
+                plane.remove_track(track);
+            }
+            Output::SetMuted(track, muted) => plane.set_muted(track, muted),
+            Output::Subscribe(track, config) => plane.subscribe(downlink.key, track, *config),
+            Output::Unsubscribe(track) => plane.unsubscribe(downlink.key, track),
+            Output::SetTarget(track, target) => plane.set_target(downlink.key, track, target),
+            Output::Data { reliable, payload } => {
+                downlink.send_data(if reliable { "_reliable" } else { "_lossy" }, payload);
+            }
+            Output::Close => self.closed = true,
+            Output::Room(_) | Output::RestartIce(_) => {}
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        for track in self.core.published_keys() {
+            self.edge.tracks.remove(track);
+            self.edge.plane.remove_track(track);
+        }
+    }
+}
+
+/// The next thing from the client; never, while there is no socket.
+async fn receive(socket: &mut Option<Socket>) -> Received {
+    match socket {
+        Some(socket) => socket.receive().await,
+        None => std::future::pending().await,
+    }
+}
+

@@ -1,0 +1,120 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::layer::PictureId;
+
+fn vp8(id: u16, wide: bool, tl0: u8) -> Vp8 {
+    Vp8 {
+        picture_id: Some(PictureId {
+            value: id,
+            wide,
+            offset: 2,
+        }),
+        tl0_picture: Some((tl0, if wide { 4 } else { 3 })),
+        ..Vp8::default()
+    }
+}
+
+#[test]
+fn a_gap_is_kept_and_what_is_left_out_is_closed() {
+    let mut rewriter = Rewriter::new(100);
+    rewriter.switch(5000, 0, 0, None);
+    let mut seq = |input| rewriter.forward(input, 0, None).map(|packet| packet.seq);
+    assert_eq!(seq(5000), Some(100));
+    assert_eq!(seq(5003), Some(103));
+    assert_eq!(seq(5001), Some(101));
+    rewriter.skip(5004, None);
+    let mut seq = |input| rewriter.forward(input, 0, None).map(|packet| packet.seq);
+    assert_eq!(seq(5005), Some(104));
+    assert_eq!(seq(5002), Some(102));
+    assert_eq!(seq(5004), None);
+    assert_eq!(seq(4999), None);
+}
+
+#[test]
+fn a_switch_goes_on_from_the_last_packet() {
+    let mut rewriter = Rewriter::new(1);
+    rewriter.switch(10, 1000, 7, None);
+    assert_eq!(rewriter.forward(10, 1000, None).unwrap().timestamp, 1007);
+    // Another stream whose clock would go backwards is put right behind.
+    rewriter.switch(900, 50, 0, None);
+    let packet = rewriter.forward(900, 50, None).unwrap();
+    assert_eq!((packet.seq, packet.timestamp), (2, 1008));
+}
+
+#[test]
+fn picture_ids_go_on_over_a_switch_in_both_forms() {
+    for wide in [false, true] {
+        let mask = if wide { 0x7fff } else { 0x7f };
+        let mut pictures = Pictures::default();
+        pictures.switch(&vp8(mask, wide, 255));
+        let first = pictures.forward(&vp8(mask, wide, 255)).unwrap();
+        assert_eq!(
+            (first.picture_id, first.tl0_picture),
+            (Some(mask), Some(255))
+        );
+        let wrapped = pictures.forward(&vp8(0, wide, 0)).unwrap();
+        assert_eq!(
+            (wrapped.picture_id, wrapped.tl0_picture),
+            (Some(0), Some(0))
+        );
+        pictures.switch(&vp8(77, wide, 9));
+        let switched = pictures.forward(&vp8(77, wide, 9)).unwrap();
+        assert_eq!(
+            (switched.picture_id, switched.tl0_picture),
+            (Some(1), Some(1))
+        );
+        pictures.skip(&vp8(78, wide, 9));
+        let after = pictures.forward(&vp8(79, wide, 10)).unwrap();
+        assert_eq!((after.picture_id, after.tl0_picture), (Some(2), Some(2)));
+        assert_eq!(pictures.forward(&vp8(78, wide, 9)), None);
+    }
+}
+
+#[test]
+fn new_ids_are_written_in_the_payloads_form() {
+    let mut wide = [0x90, 0xc0, 0x80, 0x01, 5, 0];
+    let parsed = Vp8::parse(&wide).unwrap();
+    let rewrite = PictureRewrite {
+        picture_id: Some(0x1234),
+        tl0_picture: Some(9),
+    };
+    rewrite.apply(&parsed, &mut wide);
+    assert_eq!(wide, [0x90, 0xc0, 0x92, 0x34, 9, 0]);
+    let mut narrow = [0x90, 0xc0, 0x01, 5, 0];
+    let parsed = Vp8::parse(&narrow).unwrap();
+    rewrite.apply(&parsed, &mut narrow);
+    assert_eq!(narrow, [0x90, 0xc0, 0x34, 9, 0]);
+}
+
+proptest! {
+    /// Whatever is lost, late or left out: each forwarded number is unique, in order of the input,
+    /// and the numbers have no hole but for what is lost.
+    #[test]
+    fn numbers_agree_with_a_plain_count(
+        fates in proptest::collection::vec(0u8..4, 1..400),
+        late_by in 1usize..60,
+    ) {
+        let mut renumber = Renumber::<16>::default();
+        renumber.start(1000, 50);
+        let mut next = 50;
+        let expected: Vec<_> = fates.iter().map(|&fate| {
+            // 0: left out; 1: lost; 2: late; 3: in time.
+            (fate > 0).then(|| { next += 1; next - 1 })
+        }).collect();
+        for i in 0..fates.len() + late_by {
+            if i < fates.len() {
+                let input = 1000 + i as u64;
+                match fates[i] {
+                    0 => renumber.skip(input),
+                    3 => prop_assert_eq!(renumber.forward(input), expected[i]),
+                    _ => {}
+                }
+            }
+            if i >= late_by && fates[i - late_by] == 2 {
+                let input = 1000 + (i - late_by) as u64;
+                prop_assert_eq!(renumber.forward(input), expected[i - late_by]);
+            }
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! One subscription: which stream it gets and how that is rewritten.
+
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use super::egress::Line;
+use super::track::Track;
+use super::{SendPayload, SenderClock, StreamIndex, SubscriptionConfig, Target};
+use crate::layer::Vp8;
+use crate::packet::{Codec, Packet};
+use crate::retransmit::SendHistory;
+use crate::rewrite::Rewriter;
+
+/// Round trip assumed before the receiver's reports tell it.
+const RTT_INITIAL: Duration = Duration::from_millis(50);
+
+/// A timestamp that a layer switch may be off from the time that passed; more means that the
+/// publisher's clocks do not agree.
+const SWITCH_SKEW_MAX: Duration = Duration::from_secs(2);
+
+/// One transport receives one track.
+#[derive(Debug)]
+pub(super) struct Downtrack {
+    /// Position of the transport.
+    pub(super) transport: usize,
+    /// Position of the track.
+    pub(super) track: usize,
+    pub(super) target: Option<Target>,
+    /// The stream that is forwarded.
+    pub(super) current: Option<StreamIndex>,
+    /// The stream that was forwarded last, whose timestamps go on.
+    previous: Option<StreamIndex>,
+    /// Highest temporal layer that is forwarded.
+    temporal: u8,
+    pub(super) rewriter: Rewriter,
+    pub(super) history: Option<SendHistory>,
+    pub(super) line: Line,
+    pub(super) payloads: SmallVec<[SendPayload; 4]>,
+    pub(super) red: bool,
+    pub(super) rtx_ssrc: Option<u32>,
+    /// Extended sequence number of the next retransmission.
+    pub(super) next_rtx: u64,
+    pub(super) started: bool,
+    pub(super) packets: u32,
+    pub(super) octets: u32,
+    pub(super) last_sent: Option<Instant>,
+    pub(super) reports: Reports,
+    pub(super) rtt: Duration,
+}
+
+/// Sender reports of one subscription.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reports {
+    pub(super) due: Instant,
+    /// Middle of the NTP time of the last one, and when it went out.
+    pub(super) last: Option<(u32, Instant)>,
+}
+
+/// What to do with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Not for this subscription.
+    Ignore,
+    /// Left out on purpose.
+    Skip,
+    /// Goes out.
+    Forward,
+    /// Goes out as the first of another stream.
+    Switch,
+}
+
+impl Downtrack {
+    pub(super) fn new(
+        at: (usize, usize),
+        config: &SubscriptionConfig,
+        first: (u64, u64),
+        now: Instant,
+    ) -> Self {
+        Self {
+            transport: at.0,
+            track: at.1,
+            target: config.target,
+            current: None,
+            previous: None,
+            temporal: 0,
+            rewriter: Rewriter::new(first.0),
+            history: None,
+            line: Line::new(config),
+            payloads: config.payloads.iter().copied().collect(),
+            red: config.red,
+            rtx_ssrc: config.rtx_ssrc,
+            next_rtx: first.1,
+            started: false,
+            packets: 0,
+            octets: 0,
+            last_sent: None,
+            reports: Reports {
+                due: now,
+                last: None,
+            },
+            rtt: RTT_INITIAL,
+        }
+    }
+
+    /// Stops forwarding; a later resume needs a keyframe.
+    pub(super) fn pause(&mut self) {
+        self.current = None;
+    }
+
+    /// The stream's numbering began anew: its timestamps too.
+    pub(super) fn restart(&mut self, stream: StreamIndex) {
+        if self.current == Some(stream) {
+            self.current = None;
+        }
+        if self.previous == Some(stream) {
+            self.previous = None;
+        }
+    }
+
+    /// The stream that this subscription should get: the highest live one up to the target.
+    pub(super) fn desired(&self, track: &Track) -> Option<StreamIndex> {
+        let highest = self
+            .target?
+            .stream
+            .min(track.config.streams.saturating_sub(1));
+        let live = (0..=highest)
+            .rev()
+            .find(|stream| track.live & (1 << stream) != 0);
+        Some(live.unwrap_or(highest))
+    }
+
+    /// Bitmask of streams that this subscription needs to have delivered.
+    pub(super) fn demand(&self, track: &Track) -> u8 {
+        let Some(target) = self.target else { return 0 };
+        let highest = target.stream.min(track.config.streams.saturating_sub(1));
+        if self.current == Some(highest) && track.live & (1 << highest) != 0 {
+            1 << highest
+        } else {
+            // Whatever comes first is shown until the wanted one is there.
+            let current = self.current.map_or(0, |current| 1 << current);
+            ((2u8 << highest) - 1) | current
+        }
+    }
+
+    /// Decides about a packet of `stream`.
+    #[inline]
+    pub(super) fn admit(&mut self, track: &Track, stream: StreamIndex, packet: &Packet) -> Verdict {
+        let Some(target) = self.target else {
+            return Verdict::Ignore;
+        };
+        if self.current == Some(stream) {
+            return self.admit_temporal(target, packet);
+        }
+        let begins = packet.layer.key && packet.layer.frame_start && !packet.payload().is_empty();
+        if begins && self.may_switch(track, stream, target) {
+            self.temporal = target.temporal;
+            return Verdict::Switch;
+        }
+        Verdict::Ignore
+    }
+
+    fn may_switch(&self, track: &Track, stream: StreamIndex, target: Target) -> bool {
+        let highest = target.stream.min(track.config.streams.saturating_sub(1));
+        if stream > highest {
+            return false;
+        }
+        match self.current {
+            None => true,
+            Some(current) => {
+                let stalled = track.live & (1 << current) == 0;
+                let better = stream > current;
+                better || stalled || self.desired(track) == Some(stream)
+            }
+        }
+    }
+
+    /// Temporal layers are filtered where the numbering can be closed: VP8.
+    #[inline]
+    fn admit_temporal(&mut self, target: Target, packet: &Packet) -> Verdict {
+        if packet.payload().is_empty() {
+            return Verdict::Skip;
+        }
+        if packet.codec != Codec::Vp8 {
+            return Verdict::Forward;
+        }
+        let layer = packet.layer;
+        if layer.frame_start {
+            if layer.key || target.temporal < self.temporal {
+                self.temporal = target.temporal;
+            } else if layer.temporal > self.temporal
+                && layer.temporal <= target.temporal
+                && layer.switch_point
+            {
+                self.temporal = layer.temporal;
+            }
+        }
+        if layer.temporal > self.temporal {
+            Verdict::Skip
+        } else {
+            Verdict::Forward
+        }
+    }
+
+    /// Makes `stream` the current one, from `packet` on.
+    pub(super) fn switch(
+        &mut self,
+        track: &Track,
+        stream: StreamIndex,
+        at: (u64, &Packet),
+        vp8: Option<&Vp8>,
+    ) {
+        let (number, packet) = at;
+        let offset = self.timestamp_offset(track, stream, packet);
+        self.rewriter.switch(number, packet.timestamp, offset, vp8);
+        self.current = Some(stream);
+        self.previous = Some(stream);
+    }
+
+    /// What the timestamps of `stream` need to go on from what was sent before: by the
+    /// publisher's clocks where both streams have one, by arrival otherwise.
+    fn timestamp_offset(&self, track: &Track, stream: StreamIndex, packet: &Packet) -> u32 {
+        let (Some(last), Some(sent)) = (self.rewriter.last_timestamp(), self.last_sent) else {
+            return 0;
+        };
+        let before = self.rewriter.timestamp_offset();
+        if self.previous == Some(stream) {
+            return before;
+        }
+        let rate = track.config.codec.clock_rate();
+        let elapsed = packet.arrival.saturating_duration_since(sent);
+        let by_arrival = last.wrapping_add(ticks(elapsed, rate));
+        let clock = |index: StreamIndex| track.stream(index).and_then(|stream| stream.clock);
+        if let (Some(old), Some(new)) = (self.previous.and_then(clock), clock(stream)) {
+            let offset = clock_offset(&old, &new, rate).wrapping_add(before);
+            let skew = packet
+                .timestamp
+                .wrapping_add(offset)
+                .wrapping_sub(by_arrival);
+            if skew.cast_signed().unsigned_abs() < ticks(SWITCH_SKEW_MAX, rate) {
+                return offset;
+            }
+        }
+        by_arrival.wrapping_sub(packet.timestamp)
+    }
+}
+
+/// Timestamp ticks in `time`, modulo 2^32.
+pub(super) fn ticks(time: Duration, clock_rate: u32) -> u32 {
+    let ticks = time.as_micros() * u128::from(clock_rate) / 1_000_000;
+    (ticks & 0xffff_ffff) as u32
+}
+
+/// What to add to a timestamp of `new` to get the one of `old` for the same instant.
+fn clock_offset(old: &SenderClock, new: &SenderClock, clock_rate: u32) -> u32 {
+    let apart = i128::from(new.ntp.wrapping_sub(old.ntp).cast_signed());
+    let apart_ticks = (apart * i128::from(clock_rate)) >> 32;
+    let apart_ticks = (apart_ticks & 0xffff_ffff) as u32;
+    old.rtp_timestamp
+        .wrapping_add(apart_ticks)
+        .wrapping_sub(new.rtp_timestamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs some instant to start from"
+    )]
+    fn clocks_of_two_streams_are_related_by_wall_time() {
+        let received = Instant::now();
+        let old = SenderClock {
+            ntp: 100 << 32,
+            rtp_timestamp: 1000,
+            received,
+        };
+        // Half a second later in the publisher's clock.
+        let new = SenderClock {
+            ntp: (100 << 32) + (1 << 31),
+            rtp_timestamp: 7_000_000,
+            received,
+        };
+        let offset = clock_offset(&old, &new, 90_000);
+        assert_eq!(7_000_000u32.wrapping_add(offset), 1000 + 45_000);
+        let back = clock_offset(&new, &old, 90_000);
+        assert_eq!(offset.wrapping_add(back), 0);
+    }
+}

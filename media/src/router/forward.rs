@@ -1,0 +1,361 @@
+//! One packet to all who want it.
+
+use std::time::Instant;
+
+use super::downtrack::{Downtrack, Verdict};
+use super::egress::{Outgoing, absolute_send_time};
+use super::track::Track;
+use super::transport::Transport;
+use super::{DropReason, Event, Output, Router, Stats, StreamIndex, Timer, TrackKey};
+use crate::layer::{Vp8, primary_block};
+use crate::packet::{Codec, Packet, PacketRef};
+use crate::rtp::{Header, low16};
+
+/// One packet on its way to its subscribers.
+#[derive(Debug, Clone, Copy)]
+struct Passing<'a> {
+    now: Instant,
+    /// Milliseconds since the router's origin.
+    now_ms: u64,
+    send_time: u32,
+    stream: StreamIndex,
+    /// The stream's extended sequence number.
+    number: u64,
+    packet: &'a Packet,
+    vp8: Option<Vp8>,
+    /// The newest block of a RED payload.
+    primary: Option<&'a [u8]>,
+}
+
+impl Router {
+    /// Caches, exports and forwards a packet of a stream.
+    pub(super) fn deliver(
+        &mut self,
+        now: Instant,
+        at: (usize, StreamIndex),
+        numbered: (u64, &PacketRef),
+        out: &mut Output,
+    ) {
+        let (slot, stream) = at;
+        let (number, packet) = numbered;
+        let Some(track) = self.tracks.get_mut(slot) else {
+            return;
+        };
+        let was_live = track.live;
+        track.live |= 1 << stream;
+        let (key, muted) = (track.key, track.muted);
+        let exported = track.exported & (1 << stream) != 0;
+        let Some(entry) = track.stream_mut(stream) else {
+            return;
+        };
+        entry.last_packet = Some(now);
+        entry.cache.insert(packet);
+        if packet.layer.key && packet.layer.frame_start {
+            entry.keyframes.answered();
+        }
+        if muted {
+            self.pause_all(slot);
+            return self.stats.drop_packet(DropReason::Muted);
+        }
+        if exported {
+            self.stats.exported_packets += 1;
+            out.export(key, stream, packet);
+        }
+        if packet.payload().is_empty() {
+            self.stats.drop_packet(DropReason::Padding);
+        }
+        let switched = self.fan_out(&self.passing(now, stream, number, packet), slot, out);
+        if switched || was_live & (1 << stream) == 0 {
+            self.refresh_track(now, slot, out);
+        }
+    }
+
+    fn passing<'a>(
+        &self,
+        now: Instant,
+        stream: StreamIndex,
+        number: u64,
+        packet: &'a Packet,
+    ) -> Passing<'a> {
+        let elapsed = now.saturating_duration_since(self.config.origin.0);
+        Passing {
+            now,
+            now_ms: u64::try_from(elapsed.as_millis()).unwrap_or(0),
+            send_time: absolute_send_time(elapsed),
+            stream,
+            number,
+            packet,
+            vp8: if packet.codec == Codec::Vp8 {
+                Vp8::parse(packet.payload())
+            } else {
+                None
+            },
+            primary: primary_of(packet),
+        }
+    }
+
+    /// Returns whether some subscription changed its stream.
+    fn fan_out(&mut self, passing: &Passing<'_>, slot: usize, out: &mut Output) -> bool {
+        let Self {
+            tracks,
+            transports,
+            downtracks,
+            stats,
+            timers,
+            ..
+        } = self;
+        let Some(track) = tracks.get(slot) else {
+            return false;
+        };
+        let mut switched = false;
+        for &position in &track.downtracks {
+            let Some(downtrack) = downtracks.get_mut(position) else {
+                continue;
+            };
+            match downtrack.admit(track, passing.stream, passing.packet) {
+                Verdict::Ignore => continue,
+                Verdict::Skip => {
+                    downtrack
+                        .rewriter
+                        .skip(passing.number, passing.vp8.as_ref());
+                    continue;
+                }
+                Verdict::Switch => {
+                    let at = (passing.number, passing.packet);
+                    downtrack.switch(track, passing.stream, at, passing.vp8.as_ref());
+                    stats.layer_switches += 1;
+                    switched = true;
+                }
+                Verdict::Forward => {}
+            }
+            let Some(transport) = transports.get_mut(downtrack.transport) else {
+                continue;
+            };
+            match forward(passing, track, downtrack, transport, out) {
+                Ok(bytes) => note_sent(stats, bytes),
+                Err(reason) => stats.drop_packet(reason),
+            }
+            if transport.sender_report_due.is_none() {
+                transport.sender_report_due = Some(passing.now);
+                let timer = Timer::Transport(downtrack.transport);
+                timers.arm(&mut transport.armed, timer, passing.now);
+            }
+        }
+        switched
+    }
+
+    fn pause_all(&mut self, slot: usize) {
+        let Some(track) = self.tracks.get(slot) else {
+            return;
+        };
+        for &position in &track.downtracks {
+            if let Some(downtrack) = self.downtracks.get_mut(position) {
+                downtrack.pause();
+            }
+        }
+    }
+
+    /// Sends packets again that a subscriber misses (RFC 4588).
+    pub(super) fn retransmit(
+        &mut self,
+        now: Instant,
+        position: usize,
+        lost: impl Iterator<Item = u16>,
+        out: &mut Output,
+    ) {
+        let elapsed = now.saturating_duration_since(self.config.origin.0);
+        let now_ms = u64::try_from(elapsed.as_millis()).unwrap_or(0);
+        let send_time = absolute_send_time(elapsed);
+        let Self {
+            tracks,
+            transports,
+            downtracks,
+            stats,
+            ..
+        } = self;
+        let Some(downtrack) = downtracks.get_mut(position) else {
+            return;
+        };
+        let Some(track) = tracks.get(downtrack.track) else {
+            return;
+        };
+        let Some(transport) = transports.get_mut(downtrack.transport) else {
+            return;
+        };
+        for seq in lost {
+            stats.nacks_received += 1;
+            let moment = Moment { now_ms, send_time };
+            match resend(moment, seq, track, (&mut *downtrack, &mut *transport), out) {
+                Some(()) => stats.rtx_sent += 1,
+                None => stats.rtx_refused += 1,
+            }
+        }
+    }
+}
+
+#[inline]
+fn note_sent(stats: &mut Stats, bytes: usize) {
+    stats.forwarded_packets += 1;
+    stats.forwarded_bytes += bytes as u64;
+}
+
+/// The newest block of a RED packet.
+fn primary_of(packet: &Packet) -> Option<&[u8]> {
+    let is_red = packet.codec == Codec::Red;
+    primary_block(packet.payload())
+        .filter(|_| is_red)
+        .map(|(_, block)| block)
+}
+
+/// The payload and payload type that a subscription gets of a packet.
+#[inline]
+fn representation<'a>(
+    downtrack: &Downtrack,
+    packet: &'a Packet,
+    primary: Option<&'a [u8]>,
+) -> Option<(&'a [u8], super::SendPayload)> {
+    let find = |codec: Codec| {
+        downtrack
+            .payloads
+            .iter()
+            .copied()
+            .find(|p| p.codec == codec)
+    };
+    if packet.codec == Codec::Red {
+        if let Some(payload) = find(Codec::Red).filter(|_| downtrack.red) {
+            return Some((packet.payload(), payload));
+        }
+        return Some((primary?, find(Codec::Opus)?));
+    }
+    Some((packet.payload(), find(packet.codec)?))
+}
+
+#[inline]
+fn forward(
+    passing: &Passing<'_>,
+    track: &Track,
+    downtrack: &mut Downtrack,
+    transport: &mut Transport,
+    out: &mut Output,
+) -> Result<usize, DropReason> {
+    let packet = passing.packet;
+    let (payload, payload_type) =
+        representation(downtrack, packet, passing.primary).ok_or(DropReason::NoPayloadType)?;
+    let sent = downtrack
+        .rewriter
+        .forward(passing.number, packet.timestamp, passing.vp8.as_ref())
+        .ok_or(DropReason::TooLate)?;
+    let outgoing = Outgoing {
+        header: Header {
+            marker: packet.marker,
+            payload_type: payload_type.pt,
+            seq: low16(sent.seq),
+            timestamp: sent.timestamp,
+            ssrc: downtrack.line.ssrc,
+        },
+        index: sent.seq,
+        packet,
+        payload,
+        rtx: None,
+        picture: passing.vp8.as_ref().map(|vp8| (vp8, sent.picture)),
+        send_time: passing.send_time,
+    };
+    let bytes = transport
+        .egress
+        .send(&downtrack.line, &outgoing, &mut out.arena)?;
+    transport.egress.earn(bytes);
+    if let Some(history) = &mut downtrack.history {
+        history.record(&sent, passing.stream, packet.seq, passing.now_ms);
+    }
+    downtrack.packets = downtrack.packets.wrapping_add(1);
+    let octets = u32::try_from(payload.len()).unwrap_or(0);
+    downtrack.octets = downtrack.octets.wrapping_add(octets);
+    downtrack.last_sent = Some(passing.now);
+    if !downtrack.started {
+        downtrack.started = true;
+        announce(transport, track.key, out);
+    }
+    Ok(bytes)
+}
+
+fn announce(transport: &Transport, track: TrackKey, out: &mut Output) {
+    out.event(Event::SubscriptionStarted {
+        transport: transport.egress.key,
+        track,
+    });
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    now_ms: u64,
+    send_time: u32,
+}
+
+/// How often one packet is sent again.
+const RESENDS_MAX: u8 = 5;
+
+fn resend(
+    moment: Moment,
+    seq: u16,
+    track: &Track,
+    ends: (&mut Downtrack, &mut Transport),
+    out: &mut Output,
+) -> Option<()> {
+    let (downtrack, transport) = ends;
+    let interval = u16::try_from(downtrack.rtt.as_millis())
+        .unwrap_or(1000)
+        .clamp(10, 1000)
+        / 2;
+    let record = downtrack
+        .history
+        .as_mut()?
+        .ask(seq, moment.now_ms, interval, RESENDS_MAX)?;
+    let packet: &Packet = track.stream(record.stream())?.cache.get(record.in_seq())?;
+    let primary = primary_of(packet);
+    let (payload, payload_type) = representation(downtrack, packet, primary)?;
+    let vp8 = if packet.codec == Codec::Vp8 {
+        Vp8::parse(packet.payload())
+    } else {
+        None
+    };
+    let mut header = Header {
+        marker: packet.marker,
+        payload_type: payload_type.pt,
+        seq,
+        timestamp: record.timestamp(),
+        ssrc: downtrack.line.ssrc,
+    };
+    let mut rtx = None;
+    // Without RTX the packet goes out under its own index again, which GCM forbids.
+    let mut index = crate::rtp::extend(downtrack.rewriter.next_seq(), seq);
+    if let (Some(ssrc), Some(rtx_type)) = (downtrack.rtx_ssrc, payload_type.rtx_pt) {
+        index = downtrack.next_rtx;
+        header.payload_type = rtx_type;
+        header.ssrc = ssrc;
+        header.seq = low16(index);
+        rtx = Some(seq);
+    } else if !transport.egress.outbound.may_repeat_index() {
+        return None;
+    }
+    if !transport.egress.spend(payload.len()) {
+        return None;
+    }
+    let picture = vp8.as_ref().map(|vp8| (vp8, record.picture()));
+    let outgoing = Outgoing {
+        header,
+        index,
+        packet,
+        payload,
+        rtx,
+        picture,
+        send_time: moment.send_time,
+    };
+    transport
+        .egress
+        .send(&downtrack.line, &outgoing, &mut out.arena)
+        .ok()?;
+    if rtx.is_some() {
+        downtrack.next_rtx += 1;
+    }
+    Some(())
+}

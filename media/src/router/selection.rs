@@ -1,0 +1,164 @@
+//! Which streams are wanted, and keyframes to switch on.
+
+use std::time::{Duration, Instant};
+
+use super::track::{KeyframeRequests, STALL};
+use super::{Event, Output, Router, StreamIndex, Timer};
+
+/// Between two looks at a track whose subscriptions wait for something.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+impl Router {
+    /// After any change: announces demand, asks for missing keyframes, arms the track's timer.
+    pub(super) fn refresh_track(&mut self, now: Instant, slot: usize, out: &mut Output) {
+        self.refresh_demand(slot, out);
+        let waiting = self.waiting(slot);
+        for stream in (0..8).filter(|stream| waiting & (1 << stream) != 0) {
+            self.request_keyframe(now, slot, stream, out);
+        }
+        self.arm_track(now, slot, waiting != 0);
+    }
+
+    /// Announces a changed demand.
+    pub(super) fn refresh_demand(&mut self, slot: usize, out: &mut Output) {
+        let Some(track) = self.tracks.get_mut(slot) else {
+            return;
+        };
+        let streams = track
+            .downtracks
+            .iter()
+            .filter_map(|&position| self.downtracks.get(position))
+            .fold(0, |streams, downtrack| streams | downtrack.demand(track));
+        if streams != track.demand {
+            track.demand = streams;
+            out.event(Event::Demand {
+                track: track.key,
+                streams,
+            });
+        }
+    }
+
+    /// Bitmask of streams whose keyframe some subscription waits for.
+    fn waiting(&self, slot: usize) -> u8 {
+        let Some(track) = self.tracks.get(slot) else {
+            return 0;
+        };
+        if track.muted || track.is_audio() {
+            return 0;
+        }
+        let mut waiting = 0;
+        for downtrack in track
+            .downtracks
+            .iter()
+            .filter_map(|&at| self.downtracks.get(at))
+        {
+            if let Some(desired) = downtrack.desired(track)
+                && downtrack.current != Some(desired)
+            {
+                waiting |= 1 << desired;
+            }
+        }
+        waiting
+    }
+
+    fn arm_track(&mut self, now: Instant, slot: usize, waiting: bool) {
+        let interval = self.config.keyframe_interval_min;
+        let Some(track) = self.tracks.get_mut(slot) else {
+            return;
+        };
+        let simulcast = track.config.streams > 1 && track.live != 0;
+        let pending = track
+            .streams
+            .iter()
+            .filter_map(|stream| stream.keyframes.poll_timeout(interval))
+            .min()
+            .filter(|_| !track.muted);
+        let look = if waiting {
+            Some(now + LOOK_INTERVAL)
+        } else {
+            (simulcast && !track.downtracks.is_empty()).then(|| now + STALL / 2)
+        };
+        if let Some(at) = pending.into_iter().chain(look).min() {
+            self.timers.arm(&mut track.armed, Timer::Track(slot), at);
+        }
+    }
+
+    /// Repeats requests and notices streams that stopped.
+    pub(super) fn serve_track(&mut self, now: Instant, slot: usize, out: &mut Output) {
+        let interval = self.config.keyframe_interval_min;
+        let Some(track) = self.tracks.get_mut(slot) else {
+            return;
+        };
+        track.refresh_live(now);
+        let pending: u8 = track
+            .streams
+            .iter()
+            .enumerate()
+            .filter(|(_, s)| {
+                s.keyframes
+                    .poll_timeout(interval)
+                    .is_some_and(|at| at <= now)
+            })
+            .fold(0, |pending, (stream, _)| pending | 1 << stream);
+        let muted = track.muted;
+        for stream in (0..8).filter(|stream| !muted && pending & (1 << stream) != 0) {
+            self.request_keyframe(now, slot, stream, out);
+        }
+        self.refresh_track(now, slot, out);
+    }
+
+    /// Somebody needs a keyframe: asks the publisher, at most once per interval.
+    pub(super) fn request_keyframe(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        stream: StreamIndex,
+        out: &mut Output,
+    ) {
+        let sender = self.config.feedback_ssrc;
+        let base = self.config.keyframe_interval_min;
+        let Some(track) = self.tracks.get_mut(slot) else {
+            return;
+        };
+        if track.is_audio() {
+            return;
+        }
+        let (key, remote) = (track.key, track.is_remote());
+        let live = track.live & 1u8.checked_shl(u32::from(stream)).unwrap_or(0) != 0;
+        let Some(entry) = track.stream_mut(stream) else {
+            return;
+        };
+        if !remote && entry.uplink.is_none() {
+            return;
+        }
+        if !entry
+            .keyframes
+            .request(now, KeyframeRequests::interval(live, base))
+        {
+            if let Some(at) = entry.keyframes.poll_timeout(base) {
+                self.timers
+                    .arm(&mut track.armed, Timer::Track(slot), at.max(now));
+            }
+            return;
+        }
+        if remote {
+            return out.event(Event::KeyframeNeeded { track: key, stream });
+        }
+        let Some(uplink) = entry.uplink.as_mut() else {
+            return;
+        };
+        let Some(publisher) = self.transports.get_mut(uplink.transport) else {
+            return;
+        };
+        self.stats.plis_sent += 1;
+        publisher.egress.send_rtcp(&mut out.arena, |writer| {
+            // A single packet fits.
+            let _written = if uplink.pli {
+                writer.pli(sender, uplink.ssrc)
+            } else {
+                uplink.fir_seq = uplink.fir_seq.wrapping_add(1);
+                writer.fir(sender, uplink.ssrc, uplink.fir_seq)
+            };
+        });
+    }
+}

@@ -1,0 +1,233 @@
+//! A track and its simulcast streams.
+
+use std::time::{Duration, Instant};
+
+use super::reception::Reception;
+use super::timers::Armed;
+use super::{Config, SenderClock, Source, StreamIndex, TrackConfig, TrackKey};
+use crate::layer::Reader;
+use crate::packet::Codec;
+use crate::retransmit::{NackGenerator, PacketCache};
+use crate::rtp::extend;
+use crate::srtp::ReplayWindow;
+
+/// Simulcast streams of a track.
+const STREAMS_MAX: u8 = 3;
+
+/// A jump by more than this is a new beginning of the stream, not loss.
+const JUMP_MAX: u64 = 1000;
+
+/// A simulcast stream without packets for this long is taken for stopped by its sender.
+pub(super) const STALL: Duration = Duration::from_millis(1000);
+
+/// Between two keyframe requests for a stream that sends nothing.
+const IDLE_REQUEST_INTERVAL: Duration = Duration::from_secs(2);
+
+/// One track, local or remote.
+#[derive(Debug)]
+pub(super) struct Track {
+    pub(super) key: TrackKey,
+    pub(super) config: TrackConfig,
+    pub(super) muted: bool,
+    /// Bitmask of streams wanted outside this router.
+    pub(super) exported: u8,
+    pub(super) streams: Vec<Stream>,
+    /// Positions of its subscriptions.
+    pub(super) downtracks: Vec<usize>,
+    /// Bitmask of streams last announced as wanted.
+    pub(super) demand: u8,
+    /// Bitmask of streams with recent packets.
+    pub(super) live: u8,
+    pub(super) armed: Armed,
+    pub(super) last_level: Option<Instant>,
+}
+
+impl Track {
+    pub(super) fn new(key: TrackKey, track: TrackConfig, config: &Config) -> Self {
+        let streams = track.streams.clamp(1, STREAMS_MAX);
+        Self {
+            key,
+            config: TrackConfig { streams, ..track },
+            muted: false,
+            exported: 0,
+            streams: (0..streams)
+                .map(|_| Stream::new(track.codec, config))
+                .collect(),
+            downtracks: Vec::new(),
+            demand: 0,
+            live: 0,
+            armed: Armed::default(),
+            last_level: None,
+        }
+    }
+
+    pub(super) fn stream_mut(&mut self, stream: StreamIndex) -> Option<&mut Stream> {
+        self.streams.get_mut(usize::from(stream))
+    }
+
+    pub(super) fn stream(&self, stream: StreamIndex) -> Option<&Stream> {
+        self.streams.get(usize::from(stream))
+    }
+
+    pub(super) fn is_audio(&self) -> bool {
+        self.config.codec.is_audio()
+    }
+
+    pub(super) fn is_remote(&self) -> bool {
+        self.config.source == Source::Remote
+    }
+
+    /// Whether anybody takes packets of this track.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.downtracks.is_empty() || self.exported != 0
+    }
+
+    /// Updates which streams are live; returns whether that changed.
+    pub(super) fn refresh_live(&mut self, now: Instant) -> bool {
+        let before = self.live;
+        for (bit, stream) in self.streams.iter().enumerate() {
+            let stalled = stream.last_packet.is_none_or(|last| now >= last + STALL);
+            if stalled {
+                self.live &= !(1 << bit);
+            }
+        }
+        before != self.live
+    }
+}
+
+/// One stream of a track.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) cache: PacketCache,
+    pub(super) clock: Option<SenderClock>,
+    pub(super) keyframes: KeyframeRequests,
+    pub(super) last_packet: Option<Instant>,
+    /// Present when the publisher is on this router.
+    pub(super) uplink: Option<Uplink>,
+    highest: Option<u64>,
+    seen: ReplayWindow,
+    anew: bool,
+}
+
+/// Outcome of numbering a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Numbered {
+    /// The stream goes on.
+    Continues(u64),
+    /// The stream began anew: what follows has nothing to do with what was before.
+    Restarts(u64),
+    /// The packet was there before.
+    Duplicate,
+}
+
+impl Stream {
+    fn new(codec: Codec, config: &Config) -> Self {
+        let packets = if codec.is_audio() {
+            config.audio_cache_packets
+        } else {
+            config.video_cache_packets
+        };
+        Self {
+            cache: PacketCache::new(packets),
+            clock: None,
+            keyframes: KeyframeRequests::default(),
+            last_packet: None,
+            uplink: None,
+            highest: None,
+            seen: ReplayWindow::default(),
+            anew: false,
+        }
+    }
+
+    /// Extends a sequence number and finds repeats and restarts.
+    pub(super) fn number(&mut self, seq: u16) -> Numbered {
+        let Some(highest) = self.highest else {
+            // Room below for reordering at the start.
+            let first = 0x1_0000 + u64::from(seq);
+            self.highest = Some(first);
+            self.seen.accept(first);
+            return Numbered::Continues(first);
+        };
+        let number = extend(highest, seq);
+        if std::mem::take(&mut self.anew) || number.abs_diff(highest) > JUMP_MAX {
+            return Numbered::Restarts(self.restart(seq));
+        }
+        if !self.seen.is_fresh(number) {
+            return Numbered::Duplicate;
+        }
+        self.seen.accept(number);
+        self.highest = Some(highest.max(number));
+        Numbered::Continues(number)
+    }
+
+    /// Begins anew two cycles on, so that no old number comes back.
+    fn restart(&mut self, seq: u16) -> u64 {
+        let cycles = self
+            .highest
+            .map_or(0x1_0000, |highest| (highest & !0xffff) + 0x2_0000);
+        let first = cycles + u64::from(seq);
+        self.highest = Some(first);
+        self.seen.accept(first);
+        self.cache.clear();
+        self.clock = None;
+        first
+    }
+
+    /// The publisher gave the stream another SSRC: whatever comes next is a restart.
+    pub(super) fn forget(&mut self) {
+        self.anew = true;
+    }
+}
+
+/// The receiving side of a stream whose publisher is on this router.
+#[derive(Debug)]
+pub(super) struct Uplink {
+    pub(super) ssrc: u32,
+    pub(super) transport: usize,
+    pub(super) nack: Option<NackGenerator>,
+    pub(super) pli: bool,
+    pub(super) fir_seq: u8,
+    pub(super) reception: Reception,
+    pub(super) reader: Reader,
+}
+
+/// Throttles keyframe requests for one stream: the first at once, then at most one per interval.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct KeyframeRequests {
+    last: Option<Instant>,
+    pending: bool,
+}
+
+impl KeyframeRequests {
+    /// Somebody needs a keyframe. Whether to ask for it now; otherwise it is pending.
+    pub(super) fn request(&mut self, now: Instant, interval: Duration) -> bool {
+        if self.last.is_some_and(|last| now < last + interval) {
+            self.pending = true;
+            return false;
+        }
+        self.last = Some(now);
+        self.pending = false;
+        true
+    }
+
+    /// A keyframe began.
+    pub(super) fn answered(&mut self) {
+        self.pending = false;
+    }
+
+    /// When a pending request may go out.
+    pub(super) fn poll_timeout(&self, interval: Duration) -> Option<Instant> {
+        self.last
+            .filter(|_| self.pending)
+            .map(|last| last + interval)
+    }
+
+    /// The interval for repeating an unanswered request.
+    pub(super) fn interval(live: bool, interval: Duration) -> Duration {
+        if live {
+            interval
+        } else {
+            interval.max(IDLE_REQUEST_INTERVAL)
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The packet path: from a link or from here, to links and to here. And what belongs to packets: clocks and keyframes.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use media::packet::LayerMeta;
+use media::router::{SenderClock, StreamIndex, TrackKey};
+use proto::link::SenderReport;
+use proto::link::link_message::Message;
+
+use super::command::MeshEvent;
+use super::peer::PeerKey;
+use super::{Mesh, Output};
+use crate::link::Event;
+
+impl Mesh {
+    /// Handles everything that a link has taken in.
+    pub(super) fn drain_link(&mut self, now: Instant, from: PeerKey) {
+        while let Some(event) = self
+            .peers
+            .get_mut(from.0)
+            .and_then(|peer| peer.link.as_mut()?.poll_event())
+        {
+            match event {
+                Event::Media { flow, layer, rtp } => {
+                    self.handle_media(now, (from, flow), layer, rtp)
+                }
+                Event::Keyframe { flow } => {
+                    let carries = self.peers.get(from.0).and_then(|peer| peer.flow_out(flow));
+                    if let Some(carries) = carries {
+                        self.want_keyframe(now, carries.track, carries.stream);
+                    }
+                }
+                Event::Data(body) => match prost::Message::decode(body) {
+                    Ok(data) => self.handle_data(now, from, data),
+                    Err(_) => self.malformed += 1,
+                },
+            }
+        }
+    }
+
+    fn handle_media(
+        &mut self,
+        now: Instant,
+        (from, flow): (PeerKey, u32),
+        layer: LayerMeta,
+        rtp: Bytes,
+    ) {
+        let Some(peer) = self.peers.get_mut(from.0) else {
+            return;
+        };
+        let Some(carries) = peer.flow_in(flow) else {
+            self.unbound_dropped += peer.park(now, flow, layer, rtp);
+            return;
+        };
+        let leaving = self
+            .tracks
+            .get(carries.track)
+            .and_then(|track| track.leaving.as_ref());
+        if leaving.is_some_and(|leaving| !leaving.told && leaving.upstream.peer != from) {
+            self.tell_leaving(carries.track);
+        }
+        self.forward(now, (carries.track, carries.stream), layer, rtp);
+    }
+
+    /// A packet of a track published here.
+    pub(super) fn local_media(
+        &mut self,
+        now: Instant,
+        track: (TrackKey, StreamIndex),
+        layer: LayerMeta,
+        rtp: Bytes,
+    ) {
+        match self.by_key.get(&track.0) {
+            Some(&index) => self.forward(now, (index, track.1), layer, rtp),
+            None => self.unbound_dropped += 1,
+        }
+    }
+
+    /// Hands a packet to everybody who wants it.
+    pub(super) fn forward(
+        &mut self,
+        now: Instant,
+        (index, stream): (usize, StreamIndex),
+        layer: LayerMeta,
+        rtp: Bytes,
+    ) {
+        let slot = usize::from(stream);
+        let Some(track) = self.tracks.get_mut(index) else {
+            return;
+        };
+        if layer.key
+            && layer.frame_start
+            && let Some(keyframe) = track.keyframes.get_mut(slot)
+        {
+            keyframe.satisfied();
+        }
+        let Some(format) = track.formats.get(slot).copied().flatten() else {
+            return;
+        };
+        for downstream in &track.downstreams {
+            let Some(flow) = downstream.flows.get(slot).copied().flatten() else {
+                continue;
+            };
+            let link = self
+                .peers
+                .get_mut(downstream.peer.0)
+                .and_then(|peer| peer.link.as_mut());
+            if let Some(link) = link {
+                link.send_media(now, (flow, format.class), layer, rtp.clone());
+            }
+        }
+        if let Some(track) = track.subscriber.filter(|_| track.demand >> stream & 1 == 1) {
+            self.outputs.push_back(Output::Media {
+                track,
+                stream,
+                layer,
+                rtp,
+            });
+        }
+    }
+
+    /// The clock of a track published here.
+    pub(super) fn local_clock(
+        &mut self,
+        now: Instant,
+        (key, stream): (TrackKey, StreamIndex),
+        clock: SenderClock,
+    ) {
+        if let Some(&index) = self.by_key.get(&key) {
+            self.forward_clock(now, (index, stream), clock);
+        }
+    }
+
+    pub(super) fn handle_sender_report(
+        &mut self,
+        now: Instant,
+        from: PeerKey,
+        report: &SenderReport,
+    ) {
+        let Some(peer) = self.peers.get(from.0) else {
+            return;
+        };
+        let Some(carries) = peer.flow_in(report.flow_id) else {
+            return;
+        };
+        // The report left the hop before half a round trip ago.
+        let travelled = peer
+            .link
+            .as_ref()
+            .map(|link| link.rtt() / 2)
+            .unwrap_or_default();
+        let age = Duration::from_micros(u64::from(report.age_us)) + travelled;
+        let clock = SenderClock {
+            ntp: report.ntp,
+            rtp_timestamp: report.rtp_timestamp,
+            received: now.checked_sub(age).unwrap_or(now),
+        };
+        self.forward_clock(now, (carries.track, carries.stream), clock);
+    }
+
+    fn forward_clock(
+        &mut self,
+        now: Instant,
+        (index, stream): (usize, StreamIndex),
+        clock: SenderClock,
+    ) {
+        let slot = usize::from(stream);
+        let Some(track) = self.tracks.get_mut(index) else {
+            return;
+        };
+        let Some(known) = track.clocks.get_mut(slot) else {
+            return;
+        };
+        *known = Some(clock);
+        let age = now.saturating_duration_since(clock.received).as_micros();
+        let age_us = u32::try_from(age).unwrap_or(u32::MAX);
+        for downstream in &track.downstreams {
+            let Some(flow_id) = downstream.flows.get(slot).copied().flatten() else {
+                continue;
+            };
+            let (ntp, rtp_timestamp) = (clock.ntp, clock.rtp_timestamp);
+            let report = SenderReport {
+                flow_id,
+                ntp,
+                rtp_timestamp,
+                age_us,
+            };
+            let message = Message::SenderReport(report);
+            self.outputs.push_back(Output::Message {
+                peer: downstream.peer,
+                message,
+            });
+        }
+        if let Some(track) = track.subscriber.filter(|_| track.demand >> stream & 1 == 1) {
+            self.emit(MeshEvent::SenderReport {
+                track,
+                stream,
+                clock,
+            });
+        }
+    }
+
+    /// A subscriber here needs a keyframe.
+    pub(super) fn local_keyframe(&mut self, now: Instant, key: TrackKey, stream: StreamIndex) {
+        if let Some(&index) = self.by_key.get(&key) {
+            self.want_keyframe(now, index, stream);
+        }
+    }
+
+    /// Somebody needs a keyframe: asks at most every 300 ms, until one comes by.
+    pub(super) fn want_keyframe(&mut self, now: Instant, index: usize, stream: StreamIndex) {
+        let Some(track) = self.tracks.get_mut(index) else {
+            return;
+        };
+        if let Some(publication) = &track.publication {
+            let track = publication.key;
+            self.emit(MeshEvent::KeyframeNeeded { track, stream });
+            return;
+        }
+        let Some(keyframe) = track.keyframes.get_mut(usize::from(stream)) else {
+            return;
+        };
+        if keyframe.want() {
+            self.keyframes_wanted.push((index, stream));
+        }
+        self.ask_for_keyframe(now, index, stream);
+    }
+
+    /// Asks the upstream for a keyframe if one is wanted and it is time.
+    pub(super) fn ask_for_keyframe(&mut self, now: Instant, index: usize, stream: StreamIndex) {
+        let slot = usize::from(stream);
+        let Some(track) = self.tracks.get_mut(index) else {
+            return;
+        };
+        let Some(upstream) = &track.upstream else {
+            return;
+        };
+        let Some(flow) = upstream.flows.get(slot).copied().flatten() else {
+            return;
+        };
+        let Some(keyframe) = track.keyframes.get_mut(slot) else {
+            return;
+        };
+        let link = self
+            .peers
+            .get_mut(upstream.peer.0)
+            .and_then(|peer| peer.link.as_mut());
+        if let Some(link) = link
+            && keyframe.due(now).is_some_and(|due| due <= now)
+        {
+            keyframe.asked(now);
+            link.send_keyframe_request(flow);
+        }
+    }
+
+    /// Repeats requests for keyframes that did not come.
+    pub(super) fn retry_keyframes(&mut self, now: Instant) {
+        let waiting = std::mem::take(&mut self.keyframes_wanted);
+        for (index, stream) in waiting {
+            self.ask_for_keyframe(now, index, stream);
+            let track = self.tracks.get(index);
+            let keyframe = track.and_then(|track| track.keyframes.get(usize::from(stream)));
+            if keyframe.is_some_and(|keyframe| keyframe.wanted) {
+                self.keyframes_wanted.push((index, stream));
+            }
+        }
+    }
+
+    /// When a request for a keyframe is to be repeated. Those without a bound flow wait for that instead.
+    pub(super) fn keyframe_due(&self, now: Instant) -> Option<Instant> {
+        let due = |&(index, stream): &(usize, StreamIndex)| {
+            let slot = usize::from(stream);
+            let track = self.tracks.get(index)?;
+            track
+                .upstream
+                .as_ref()?
+                .flows
+                .get(slot)
+                .copied()
+                .flatten()?;
+            track.keyframes.get(slot)?.due(now)
+        };
+        self.keyframes_wanted.iter().filter_map(due).min()
+    }
+}

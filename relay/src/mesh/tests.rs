@@ -1,0 +1,700 @@
+//! Whole meshes in virtual time: nodes, links with delay, plans; the tests read as what people and planners do.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use media::router::SenderClock;
+use proto::link::{Data, RoomState, Subscribe};
+
+use super::command::{NextHop, RoomPlan};
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+/// One way, every link.
+const DELAY: Duration = Duration::from_millis(20);
+const ROOM: &str = "standup";
+
+enum Cargo {
+    Datagram(Bytes),
+    Message(Message),
+}
+
+struct Node {
+    mesh: Mesh,
+    events: Vec<MeshEvent>,
+    /// (track, stream, first byte of the packet)
+    media: Vec<(TrackKey, StreamIndex, u8)>,
+}
+
+struct Net {
+    start: Instant,
+    now: Instant,
+    nodes: BTreeMap<&'static str, Node>,
+    /// Connected pairs, both ways.
+    links: BTreeSet<(&'static str, &'static str)>,
+    /// Pairs whose packets vanish, both ways.
+    cut: BTreeSet<(&'static str, &'static str)>,
+    moving: BTreeMap<(Instant, u64), (&'static str, &'static str, Cargo)>,
+    sent: u64,
+}
+
+impl Net {
+    /// Nodes that are all linked with each other.
+    fn new(names: &[&'static str]) -> Self {
+        let start = Instant::now();
+        let mut net = Self {
+            start,
+            now: start,
+            nodes: BTreeMap::new(),
+            links: BTreeSet::new(),
+            cut: BTreeSet::new(),
+            moving: BTreeMap::new(),
+            sent: 0,
+        };
+        for name in names {
+            let mesh = Mesh::new(Config {
+                node: NodeId::from(*name),
+                incarnation: 1,
+            });
+            net.nodes.insert(
+                name,
+                Node {
+                    mesh,
+                    events: Vec::new(),
+                    media: Vec::new(),
+                },
+            );
+        }
+        for a in names {
+            for b in names.iter().filter(|b| a < *b) {
+                net.connect(a, b);
+            }
+        }
+        net.run(200);
+        net
+    }
+
+    fn connect(&mut self, a: &'static str, b: &'static str) {
+        for (from, to) in [(a, b), (b, a)] {
+            self.links.insert((from, to));
+            self.cut.remove(&(from, to));
+            let now = self.now;
+            let mesh = self.mesh(from);
+            let peer = mesh.peer(&NodeId::from(to));
+            mesh.handle_input(now, Input::Connected { peer, rtt: None });
+        }
+    }
+
+    fn cut(&mut self, a: &'static str, b: &'static str) {
+        self.cut.extend([(a, b), (b, a)]);
+    }
+
+    /// A process is killed: all its packets vanish.
+    fn kill(&mut self, name: &'static str) {
+        let others: Vec<&'static str> = self.nodes.keys().copied().collect();
+        for other in others {
+            self.cut(name, other);
+        }
+    }
+
+    fn mesh(&mut self, name: &str) -> &mut Mesh {
+        &mut self.nodes.get_mut(name).unwrap().mesh
+    }
+
+    fn command(&mut self, name: &str, command: MeshCommand) {
+        let now = self.now;
+        self.mesh(name).handle_input(now, Input::Command(command));
+    }
+
+    fn flush(&mut self) {
+        let names: Vec<&'static str> = self.nodes.keys().copied().collect();
+        for name in names {
+            let now = self.now;
+            let mut cargo = Vec::new();
+            let node = self.nodes.get_mut(name).unwrap();
+            while let Some(output) = node.mesh.poll_output() {
+                match output {
+                    Output::Message { peer, message } => {
+                        cargo.push((peer, Cargo::Message(message)))
+                    }
+                    Output::Data { peer, data } => {
+                        cargo.push((peer, Cargo::Message(Message::Data(data))));
+                    }
+                    Output::Media {
+                        track, stream, rtp, ..
+                    } => {
+                        node.media.push((track, stream, rtp[0]));
+                    }
+                    Output::Event(event) => node.events.push(event),
+                    Output::Disconnect { peer, .. } => {
+                        let other = node.mesh.peers[peer.0].node.clone();
+                        self.links
+                            .retain(|(a, b)| !(*a == name && *b == other.as_str()));
+                    }
+                }
+            }
+            for index in 0..node.mesh.peers.len() {
+                while let Some(datagram) = node.mesh.poll_transmit(now, PeerKey(index)) {
+                    cargo.push((PeerKey(index), Cargo::Datagram(datagram)));
+                }
+            }
+            for (peer, cargo) in cargo {
+                let to = self.nodes[name].mesh.peers[peer.0].node.clone();
+                let to = *self
+                    .nodes
+                    .keys()
+                    .find(|other| **other == to.as_str())
+                    .unwrap();
+                if self.links.contains(&(name, to)) && !self.cut.contains(&(name, to)) {
+                    self.sent += 1;
+                    self.moving
+                        .insert((now + DELAY, self.sent), (name, to, cargo));
+                }
+            }
+        }
+    }
+
+    /// Lets this many milliseconds pass.
+    fn run(&mut self, ms: u32) {
+        let end = self.now + MS * ms;
+        loop {
+            self.flush();
+            let now = self.now;
+            let timers = self
+                .nodes
+                .values_mut()
+                .filter_map(|node| node.mesh.poll_timeout(now));
+            let arrival = self.moving.first_key_value().map(|((at, _), _)| *at);
+            let next = timers.chain(arrival).min().unwrap_or(end);
+            if next > end {
+                self.now = end;
+                return;
+            }
+            self.now = now.max(next);
+            while let Some(entry) = self
+                .moving
+                .first_entry()
+                .filter(|entry| entry.key().0 <= self.now)
+            {
+                let (from, to, cargo) = entry.remove();
+                if !self.links.contains(&(to, from)) || self.cut.contains(&(from, to)) {
+                    continue;
+                }
+                let now = self.now;
+                let mesh = self.mesh(to);
+                let peer = mesh.peer(&NodeId::from(from));
+                let input = match cargo {
+                    Cargo::Datagram(datagram) => Input::Datagram { peer, datagram },
+                    Cargo::Message(message) => Input::Message { peer, message },
+                };
+                mesh.handle_input(now, input);
+            }
+            let now = self.now;
+            for node in self.nodes.values_mut() {
+                node.mesh.handle_input(now, Input::Timeout);
+            }
+        }
+    }
+
+    /// A plan in which edges reach each other through `via`, or directly when that is empty.
+    fn plan(&mut self, epoch: u64, edges: &[&'static str], via: &'static str, backup: bool) {
+        let names: Vec<&'static str> = self.nodes.keys().copied().collect();
+        for name in names {
+            let hops = edges.iter().filter(|edge| **edge != name).map(|edge| {
+                let through = if via.is_empty() || via == name {
+                    edge
+                } else {
+                    &via
+                };
+                NextHop {
+                    edge: NodeId::from(*edge),
+                    via: NodeId::from(*through),
+                    backup: (backup && through != edge).then(|| NodeId::from(*edge)),
+                }
+            });
+            let plan = RoomPlan {
+                room: RoomName::from(ROOM),
+                epoch,
+                members: edges.iter().map(|edge| NodeId::from(*edge)).collect(),
+                next_hops: hops.collect(),
+            };
+            if edges.contains(&name) || via == name {
+                self.command(name, MeshCommand::SetPlan(plan));
+            }
+        }
+    }
+
+    fn publish(&mut self, edge: &str, key: u32) {
+        self.command(
+            edge,
+            MeshCommand::Publish {
+                room: RoomName::from(ROOM),
+                track_sid: TrackSid::from("TR_v"),
+                track: TrackKey(key),
+                audio: false,
+                clock_rate: 90_000,
+                streams: 3,
+            },
+        );
+    }
+
+    fn demand(&mut self, edge: &str, origin: &str, streams: u8) {
+        self.command(
+            edge,
+            MeshCommand::Demand {
+                room: RoomName::from(ROOM),
+                track_sid: TrackSid::from("TR_v"),
+                origin: NodeId::from(origin),
+                track: TrackKey(100),
+                streams,
+            },
+        );
+    }
+
+    /// One packet of each of three streams, every 10 ms, for this long.
+    fn media(&mut self, edge: &str, key: u32, ms: u32) {
+        for tick in 0..ms / 10 {
+            for stream in 0..3 {
+                let rtp = Bytes::from(vec![(tick & 0xff) as u8; 100]);
+                let layer = LayerMeta {
+                    frame_start: true,
+                    frame_end: true,
+                    ..LayerMeta::default()
+                };
+                let now = self.now;
+                let track = TrackKey(key);
+                self.mesh(edge).handle_input(
+                    now,
+                    Input::Media {
+                        track,
+                        stream,
+                        layer,
+                        rtp,
+                    },
+                );
+            }
+            self.run(10);
+        }
+    }
+
+    fn received(&mut self, edge: &str) -> usize {
+        std::mem::take(&mut self.nodes.get_mut(edge).unwrap().media).len()
+    }
+
+    fn sent(&mut self, from: &str, to: &str) -> u64 {
+        let now = self.now;
+        let stats = self.mesh(from).stats(now);
+        stats
+            .iter()
+            .find(|link| link.peer.as_str() == to)
+            .unwrap()
+            .packets_sent
+    }
+
+    fn flows(&mut self, from: &str, to: &str) -> u32 {
+        let now = self.now;
+        let stats = self.mesh(from).stats(now);
+        stats
+            .iter()
+            .find(|link| link.peer.as_str() == to)
+            .unwrap()
+            .flows_out
+    }
+
+    fn events(&mut self, edge: &str) -> Vec<MeshEvent> {
+        std::mem::take(&mut self.nodes.get_mut(edge).unwrap().events)
+    }
+
+    fn states(&mut self, edge: &str) -> Vec<(String, u64)> {
+        let states = self
+            .events(edge)
+            .into_iter()
+            .filter_map(|event| match event {
+                MeshEvent::RoomState(state) => Some((state.origin, state.version)),
+                _ => None,
+            });
+        states.collect()
+    }
+}
+
+fn state(version: u64) -> RoomState {
+    RoomState {
+        room: ROOM.to_owned(),
+        incarnation: 1,
+        version,
+        ..RoomState::default()
+    }
+}
+
+fn demands(events: &[MeshEvent]) -> Vec<u8> {
+    let demands = events.iter().filter_map(|event| match event {
+        MeshEvent::Demand { streams, .. } => Some(*streams),
+        _ => None,
+    });
+    demands.collect()
+}
+
+#[test]
+fn one_copy_per_link_of_what_somebody_wants_and_nothing_after() {
+    let mut net = Net::new(&["a", "b", "c", "r"]);
+    net.plan(1, &["a", "b", "c"], "r", true);
+    net.publish("a", 1);
+    net.demand("b", "a", 0b001);
+    net.demand("c", "a", 0b101);
+    net.run(200);
+    assert_eq!(demands(&net.events("a")).last(), Some(&0b101));
+    assert_eq!(
+        (
+            net.flows("a", "r"),
+            net.flows("r", "b"),
+            net.flows("r", "c")
+        ),
+        (2, 1, 2)
+    );
+
+    net.media("a", 1, 1000);
+    net.run(100);
+    assert_eq!((net.received("b"), net.received("c")), (100, 200));
+    assert_eq!(
+        (net.sent("a", "r"), net.sent("a", "b"), net.sent("a", "c")),
+        (200, 0, 0)
+    );
+    assert_eq!((net.sent("r", "b"), net.sent("r", "c")), (100, 200));
+
+    net.demand("c", "a", 0b001);
+    net.run(100);
+    assert_eq!(demands(&net.events("a")), [0b001]);
+    net.demand("b", "a", 0);
+    net.demand("c", "a", 0);
+    net.run(100);
+    assert_eq!(demands(&net.events("a")), [0]);
+    net.media("a", 1, 200);
+    assert_eq!(
+        (net.received("b"), net.received("c"), net.sent("a", "r")),
+        (0, 0, 200)
+    );
+    assert_eq!(
+        (
+            net.flows("a", "r"),
+            net.flows("r", "b"),
+            net.flows("r", "c")
+        ),
+        (0, 0, 0)
+    );
+    assert!(
+        net.mesh("r").tracks.is_empty(),
+        "a relay keeps no track that nobody wants"
+    );
+
+    // Asked for again, also before the publisher is known.
+    net.command("a", MeshCommand::Unpublish { track: TrackKey(1) });
+    net.demand("b", "a", 0b010);
+    net.run(100);
+    net.publish("a", 2);
+    net.run(100);
+    net.media("a", 2, 200);
+    net.run(100);
+    assert_eq!(net.received("b"), 20);
+}
+
+#[test]
+fn keyframe_requests_merge_and_repeat_until_one_comes() {
+    let mut net = Net::new(&["a", "b", "c", "r"]);
+    net.plan(1, &["a", "b", "c"], "r", true);
+    net.publish("a", 1);
+    net.demand("b", "a", 1);
+    net.demand("c", "a", 1);
+    net.run(200);
+    net.events("a");
+    let wants = |net: &mut Net| {
+        let events = net.events("a");
+        events
+            .iter()
+            .filter(|event| matches!(event, MeshEvent::KeyframeNeeded { .. }))
+            .count()
+    };
+    for _ in 0..5 {
+        for edge in ["b", "c"] {
+            net.command(
+                edge,
+                MeshCommand::KeyframeNeeded {
+                    track: TrackKey(100),
+                    stream: 0,
+                },
+            );
+        }
+    }
+    net.run(100);
+    assert_eq!(wants(&mut net), 1);
+    // It did not come (lost, say): asked again.
+    net.run(300);
+    assert!((1..=2).contains(&wants(&mut net)));
+    let layer = LayerMeta {
+        key: true,
+        frame_start: true,
+        frame_end: true,
+        ..LayerMeta::default()
+    };
+    let now = net.now;
+    let rtp = Bytes::from_static(b"key");
+    let media = Input::Media {
+        track: TrackKey(1),
+        stream: 0,
+        layer,
+        rtp,
+    };
+    net.mesh("a").handle_input(now, media);
+    net.run(100);
+    wants(&mut net);
+    net.run(3000);
+    assert_eq!(wants(&mut net), 0);
+}
+
+#[test]
+fn circles_and_long_paths_are_refused() {
+    let mut net = Net::new(&["a", "b", "r", "s", "t"]);
+    // Plans that contradict each other: r sends to s, s to t, t to r.
+    for (name, via) in [("b", "r"), ("r", "s"), ("s", "t"), ("t", "r")] {
+        let plan = RoomPlan {
+            room: RoomName::from(ROOM),
+            epoch: 1,
+            members: vec![NodeId::from("a"), NodeId::from("b")],
+            next_hops: vec![NextHop {
+                edge: NodeId::from("a"),
+                via: NodeId::from(via),
+                backup: None,
+            }],
+        };
+        net.command(name, MeshCommand::SetPlan(plan));
+    }
+    net.demand("b", "a", 1);
+    net.run(500);
+    let refused: u64 = ["a", "r", "s", "t"]
+        .map(|name| net.mesh(name).refusals().subscriptions)
+        .iter()
+        .sum();
+    assert!(refused >= 1);
+    assert_eq!(net.flows("a", "r"), 0);
+
+    // One that finds itself in the path refuses, as does the way to the publisher.
+    let now = net.now;
+    let before = net.mesh("a").refusals().subscriptions;
+    let mesh = net.mesh("a");
+    let peer = mesh.peer(&NodeId::from("b"));
+    let message = Subscribe {
+        room: ROOM.to_owned(),
+        track_sid: "TR_x".to_owned(),
+        origin: "a".to_owned(),
+        layers: 1,
+        path: vec!["b".to_owned(), "a".to_owned()],
+    };
+    mesh.handle_input(
+        now,
+        Input::Message {
+            peer,
+            message: Message::Subscribe(message),
+        },
+    );
+    assert_eq!(net.mesh("a").refusals().subscriptions, before + 1);
+}
+
+#[test]
+fn a_dead_relay_is_bypassed_at_once_and_taken_again() {
+    let mut net = Net::new(&["a", "b", "r"]);
+    net.plan(1, &["a", "b"], "r", true);
+    net.publish("a", 1);
+    net.demand("b", "a", 1);
+    net.run(200);
+    net.media("a", 1, 500);
+    net.run(100);
+    assert_eq!((net.received("b"), net.sent("a", "b")), (50, 0));
+    net.events("a");
+    net.events("b");
+
+    net.kill("r");
+    net.media("a", 1, 1000);
+    // 250 ms of silence, a request and a binding; 50 packets a second is 10 ms each.
+    let received = net.received("b");
+    assert!(received >= 60, "{received} of 100 arrived");
+    assert!(net.sent("a", "b") > 0);
+    let down = |events: Vec<MeshEvent>| {
+        events
+            .iter()
+            .any(|event| matches!(event, MeshEvent::LinkDown { peer } if peer.as_str() == "r"))
+    };
+    let events = net.events("a");
+    let keyframe = events
+        .iter()
+        .any(|event| matches!(event, MeshEvent::KeyframeNeeded { .. }));
+    assert!(keyframe, "frames are missing, so a keyframe is due");
+    assert!(down(events) && down(net.events("b")));
+
+    // Back again: make before break, nothing is lost.
+    net.connect("a", "r");
+    net.connect("b", "r");
+    net.media("a", 1, 500);
+    net.run(200);
+    let distinct: BTreeSet<u8> = net.nodes["b"].media.iter().map(|packet| packet.2).collect();
+    assert_eq!(distinct.len(), 50, "{distinct:?}");
+    let direct = net.sent("a", "b");
+    net.media("a", 1, 500);
+    assert_eq!(
+        net.sent("a", "b"),
+        direct,
+        "the backup is not used any more"
+    );
+}
+
+#[test]
+fn a_stale_plan_is_ignored_and_a_new_one_moves_media_without_loss() {
+    let mut net = Net::new(&["a", "b", "r"]);
+    net.plan(5, &["a", "b"], "", false);
+    net.publish("a", 1);
+    net.demand("b", "a", 1);
+    net.run(100);
+    net.plan(5, &["a", "b"], "r", false);
+    net.plan(4, &["a", "b"], "r", false);
+    net.media("a", 1, 200);
+    net.run(100);
+    assert_eq!(
+        (net.sent("a", "b"), net.sent("a", "r"), net.received("b")),
+        (20, 0, 20)
+    );
+    assert_eq!(net.mesh("b").refusals().stale_plans, 2);
+
+    net.plan(6, &["a", "b"], "r", false);
+    net.media("a", 1, 500);
+    net.run(200);
+    let distinct: BTreeSet<u8> = net.nodes["b"].media.iter().map(|packet| packet.2).collect();
+    assert_eq!(distinct.len(), 50, "{distinct:?}");
+    assert!(net.sent("a", "r") > 30);
+    assert_eq!(net.flows("a", "b"), 0);
+}
+
+#[test]
+fn room_state_reaches_all_once_and_again_in_full_when_it_must() {
+    let mut net = Net::new(&["a", "b", "c", "r"]);
+    // State before the plan waits for it.
+    net.command("a", MeshCommand::RoomState(state(1)));
+    net.plan(1, &["a", "b"], "r", false);
+    net.run(100);
+    assert_eq!(net.states("b"), [("a".to_owned(), 1)]);
+    net.command("a", MeshCommand::RoomState(state(2)));
+    net.run(100);
+    assert_eq!(net.states("b"), [("a".to_owned(), 2)]);
+
+    // A member joins: it gets all, the others nothing new.
+    net.plan(2, &["a", "b", "c"], "r", false);
+    net.run(100);
+    assert_eq!(net.states("c"), [("a".to_owned(), 2)]);
+    assert_eq!(net.states("b"), []);
+
+    // A link of the relay breaks while the state changes; the far edge does not see that, yet the state arrives.
+    net.cut("r", "b");
+    net.run(400);
+    net.command("a", MeshCommand::RoomState(state(3)));
+    net.run(100);
+    assert_eq!((net.states("b"), net.states("c").len()), (vec![], 1));
+    net.connect("b", "r");
+    net.run(200);
+    assert_eq!(net.states("b").last(), Some(&("a".to_owned(), 3)));
+
+    // Older states are not news. Leaving is.
+    net.command("a", MeshCommand::RoomState(state(1)));
+    net.run(100);
+    assert_eq!(net.states("b"), []);
+    net.command("a", MeshCommand::RoomGone(RoomName::from(ROOM)));
+    net.run(100);
+    let gone = |events: Vec<MeshEvent>| {
+        events
+            .iter()
+            .any(|e| matches!(e, MeshEvent::RoomGone { origin, .. } if origin.as_str() == "a"))
+    };
+    assert!(gone(net.events("b")) && gone(net.events("c")));
+
+    // An edge that drops out of the plan is gone as well.
+    net.command("c", MeshCommand::RoomState(state(1)));
+    net.run(100);
+    net.plan(3, &["a", "b"], "r", false);
+    let events = net.events("b");
+    net.flush();
+    let later = net.events("b");
+    let origins = [events, later].concat();
+    let gone = origins
+        .iter()
+        .any(|e| matches!(e, MeshEvent::RoomGone { origin, .. } if origin.as_str() == "c"));
+    assert!(gone);
+}
+
+#[test]
+fn data_goes_to_its_destinations_only() {
+    let mut net = Net::new(&["a", "b", "c", "r"]);
+    net.plan(1, &["a", "b", "c"], "r", false);
+    let data = |reliable, destinations: Vec<String>, len| Data {
+        room: ROOM.to_owned(),
+        reliable,
+        destinations,
+        payload: vec![1; len],
+        participant_sid: "PA_1".to_owned(),
+        ..Data::default()
+    };
+    let count = |net: &mut Net, edge: &str| {
+        net.events(edge)
+            .iter()
+            .filter(|event| matches!(event, MeshEvent::Data(_)))
+            .count()
+    };
+    for (reliable, len) in [(true, 15_000), (false, 500), (false, 15_000)] {
+        net.command("a", MeshCommand::Data(data(reliable, vec![], len)));
+        net.run(100);
+        assert_eq!(
+            (
+                count(&mut net, "a"),
+                count(&mut net, "b"),
+                count(&mut net, "c")
+            ),
+            (0, 1, 1)
+        );
+        net.command(
+            "a",
+            MeshCommand::Data(data(reliable, vec!["c".to_owned()], len)),
+        );
+        net.run(100);
+        assert_eq!((count(&mut net, "b"), count(&mut net, "c")), (0, 1));
+    }
+}
+
+#[test]
+fn the_publishers_clock_keeps_its_age_over_hops() {
+    let mut net = Net::new(&["a", "b", "r"]);
+    net.run(1000);
+    net.plan(1, &["a", "b"], "r", false);
+    net.publish("a", 1);
+    let received = net.now;
+    let clock = SenderClock {
+        ntp: 1 << 40,
+        rtp_timestamp: 9000,
+        received,
+    };
+    net.command(
+        "a",
+        MeshCommand::SenderReport {
+            track: TrackKey(1),
+            stream: 0,
+            clock,
+        },
+    );
+    net.run(50);
+    // Somebody who comes later gets it too.
+    net.demand("b", "a", 1);
+    net.run(300);
+    let events = net.events("b");
+    let clock = events.iter().find_map(|event| match event {
+        MeshEvent::SenderReport { clock, .. } => Some(*clock),
+        _ => None,
+    });
+    let clock = clock.unwrap();
+    assert_eq!((clock.ntp, clock.rtp_timestamp), (1 << 40, 9000));
+    let error = clock.received.max(received) - clock.received.min(received);
+    assert!(error < 5 * MS, "{error:?}");
+    assert!(net.now > net.start);
+}

@@ -1,0 +1,213 @@
+//! The relay process: a mesh worker whose node has no clients, and a session with the control plane.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use media::packet::PacketRef;
+use media::router::{StreamIndex, TrackKey};
+use proto::control::control_message::Message;
+use proto::control::{Hello, Load};
+use proto::{NodeId, RegionId};
+use runtime::admin::{self, Readiness};
+use runtime::ready::Ready;
+use runtime::shutdown::Shutdown;
+use runtime::telemetry::LogConfig;
+use runtime::tls::Paths;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::control::{self, Client, Status};
+use crate::mesh::command::{MeshCommand, MeshEvent, PeerInfo, Role, RoomPlan};
+use crate::worker;
+use crate::worker::handle::{MeshHandle, MeshSink};
+
+/// Configuration of a relay.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Id of this node, as in its certificate.
+    pub node_id: String,
+    /// Its region, as in its certificate.
+    pub region: String,
+    /// Name of the mesh: the trust domain of the certificates.
+    #[serde(default = "default_mesh")]
+    pub mesh: String,
+    /// Base URLs of control replicas.
+    #[serde(default)]
+    pub control: Vec<String>,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    #[serde(default = "any_loopback_port")]
+    pub admin: SocketAddr,
+    /// Where peers reach the link worker (UDP).
+    #[serde(default = "any_loopback_port")]
+    pub link: SocketAddr,
+    /// Addresses that peers are told; empty: the one that is bound.
+    #[serde(default)]
+    pub link_advertise: Vec<SocketAddr>,
+    /// Peers that are dialled at another address than they announce, by node id (WAN emulation, tunnels).
+    #[serde(default)]
+    pub link_via: BTreeMap<String, SocketAddr>,
+    /// Most that is sent to one peer, in bits per second.
+    #[serde(default = "default_rate")]
+    pub link_rate_bps: u64,
+    /// Certificates.
+    pub tls: Paths,
+    /// Logging.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+fn default_mesh() -> String {
+    "antipode".to_owned()
+}
+
+fn default_rate() -> u64 {
+    worker::DEFAULT_RATE_BPS
+}
+
+fn any_loopback_port() -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)
+}
+
+/// A relay has no clients: what reaches it is on its way elsewhere.
+#[derive(Debug)]
+struct NoClients;
+
+impl MeshSink for NoClients {
+    fn media(&mut self, _: TrackKey, _: StreamIndex, _: PacketRef) {}
+    fn event(&mut self, event: MeshEvent) {
+        tracing::trace!(?event, "mesh event at a relay");
+    }
+    fn flush(&mut self) {}
+}
+
+/// Milliseconds since the Unix epoch: tells one run of a node from the next.
+pub fn incarnation() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Runs a relay until `shutdown`. Prints the role's ready line on standard output once it serves.
+///
+/// # Errors
+/// When it cannot start: certificates unreadable, an address taken.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    runtime::tls::install_provider();
+    let registry = prometheus::Registry::new();
+    runtime::process::register(&registry).context("process metrics")?;
+    let readiness = Readiness::new();
+    let admin = admin::serve(config.admin, registry.clone(), readiness.clone())
+        .await
+        .with_context(|| format!("admin listener on {}", config.admin))?;
+    let incarnation = incarnation();
+    let mesh = worker::spawn(
+        worker_config(&config, incarnation)?,
+        Box::new(NoClients),
+        &registry,
+        shutdown.token().clone(),
+    )?;
+    let addresses = if config.link_advertise.is_empty() {
+        vec![mesh.local_addr()]
+    } else {
+        config.link_advertise.clone()
+    };
+    let hello = Hello {
+        node_id: config.node_id.clone(),
+        incarnation,
+        role: proto::control::Role::Relay.into(),
+        region: config.region.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        link_addresses: addresses.iter().map(SocketAddr::to_string).collect(),
+        client_url: String::new(),
+        admin_url: admin.url(),
+        pid: u64::from(std::process::id()),
+        capacity: 0,
+    };
+    let session = control::Config {
+        urls: config.control.clone(),
+        hello,
+    };
+    let (client, messages) = Client::connect(session, status(&mesh), shutdown.token().clone());
+
+    readiness.set(true);
+    let mut ready = Ready::new(config.node_id.as_str(), admin.url());
+    ready.link = Some(mesh.local_addr().to_string());
+    ready.print().context("standard output")?;
+    tokio::select! {
+        () = follow(messages, &mesh) => {}
+        () = shutdown.wait() => {}
+    }
+    drop(client);
+    mesh.stopped().await;
+    Ok(())
+}
+
+fn worker_config(config: &Config, incarnation: u64) -> anyhow::Result<worker::Config> {
+    let via = config
+        .link_via
+        .iter()
+        .map(|(node, at)| (NodeId::from(node.as_str()), *at));
+    Ok(worker::Config {
+        node: NodeId::from(config.node_id.as_str()),
+        role: Role::Relay,
+        region: RegionId::from(config.region.as_str()),
+        mesh: config.mesh.clone(),
+        incarnation,
+        listen: config.link,
+        via: via.collect(),
+        rate_bps_max: config.link_rate_bps,
+        credentials: config.tls.load().context("certificates")?,
+    })
+}
+
+/// What a relay reports every second.
+fn status(mesh: &MeshHandle) -> impl Fn() -> Status + Send + Sync + 'static {
+    let mesh = mesh.clone();
+    let meter = control::LoadMeter::new();
+    move || {
+        let stats = mesh.stats();
+        let bytes_sent = stats.iter().map(|link| link.bytes_sent).sum();
+        let (cpu_cores, egress_bps) = meter.read(bytes_sent);
+        Status {
+            load: Load {
+                participants: 0,
+                rooms: 0,
+                cpu_cores,
+                egress_bps,
+            },
+            links: control::link_report(&stats),
+        }
+    }
+}
+
+/// Does what the control plane says until its messages end.
+async fn follow(mut messages: mpsc::Receiver<proto::control::ControlMessage>, mesh: &MeshHandle) {
+    while let Some(message) = messages.recv().await {
+        match message.message {
+            Some(Message::Peers(list)) => {
+                let peers = list
+                    .peers
+                    .iter()
+                    .filter_map(PeerInfo::from_control)
+                    .collect();
+                mesh.command(MeshCommand::SetPeers(peers));
+            }
+            Some(Message::Plan(plan)) => {
+                mesh.command(MeshCommand::SetPlan(RoomPlan::from(&plan)));
+            }
+            Some(Message::Welcome(welcome)) => {
+                tracing::info!(
+                    control = welcome.control_id,
+                    mesh = welcome.mesh,
+                    "welcomed"
+                );
+            }
+            // Keys are for edges; other messages are of newer versions.
+            Some(Message::Keys(_)) | None => {}
+        }
+    }
+}

@@ -1,0 +1,115 @@
+import { createServer } from 'node:http';
+import { createRequire } from 'node:module';
+import { existsSync, mkdtempSync } from 'node:fs';
+import { readFile, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { tmpdir } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { chromium } from 'playwright-core';
+import { Participant } from './participant.mjs';
+
+const CANDIDATES = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
+const FLAGS = [
+  '--headless=new',
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+  '--use-fake-device-for-media-stream',
+  '--use-fake-ui-for-media-stream',
+  '--autoplay-policy=no-user-gesture-required',
+  '--allow-loopback-in-peer-connection',
+];
+const LIBRARY = join(dirname(createRequire(import.meta.url).resolve('livekit-client')), 'livekit-client.esm.mjs');
+const PAGE = fileURLToPath(new URL('./page/', import.meta.url));
+const FILES = {
+  '/': [join(PAGE, 'index.html'), 'text/html'],
+  '/client.js': [join(PAGE, 'client.js'), 'text/javascript'],
+  '/livekit-client.mjs': [LIBRARY, 'text/javascript'],
+};
+
+/** Path of the browser: `CHROMIUM`, or where distributions put it. */
+export function chromiumPath() {
+  const found = [process.env.CHROMIUM, ...CANDIDATES].find((path) => path && existsSync(path));
+  if (!found) throw new Error('no Chromium found: install the package `chromium`, or set CHROMIUM to its path');
+  return found;
+}
+
+/** Serves the test page on a free port of the loopback address. */
+async function servePage() {
+  const server = createServer(async (request, response) => {
+    const [path, type] = FILES[new URL(request.url, 'http://localhost').pathname] ?? [];
+    if (!path) {
+      response.writeHead(404).end();
+      return;
+    }
+    response.writeHead(200, { 'content-type': type, 'cache-control': 'no-store' }).end(await readFile(path));
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return server;
+}
+
+/** A headless Chromium with a fresh profile, fake devices and the test page. */
+export class Browser {
+  static async start() {
+    const browser = new Browser();
+    browser.server = await servePage();
+    browser.profile = mkdtempSync(join(tmpdir(), 'antipode-e2e-chromium-'));
+    browser.context = await chromium.launchPersistentContext(browser.profile, {
+      executablePath: chromiumPath(),
+      headless: true,
+      args: FLAGS,
+      viewport: { width: 1280, height: 720 },
+    });
+    return browser;
+  }
+
+  get origin() {
+    return `http://127.0.0.1:${this.server.address().port}`;
+  }
+
+  /** Opens a page for one participant. `logs` receives its console. */
+  async open(identity, region, { log }) {
+    const page = await this.context.newPage();
+    page.on('console', (message) => log(`${identity} console ${message.type()}: ${message.text()}`));
+    page.on('pageerror', (error) => log(`${identity} page error: ${error}`));
+    await page.goto(this.origin);
+    await page.waitForFunction('window.e2e !== undefined');
+    return new BrowserParticipant(identity, region, page);
+  }
+
+  async close() {
+    await this.context.close();
+    this.server.closeAllConnections();
+    this.server.close();
+    await rm(this.profile, { recursive: true, force: true });
+  }
+}
+
+/** A participant in a page of Chromium. */
+export class BrowserParticipant extends Participant {
+  constructor(identity, region, page) {
+    super(identity, region);
+    this.page = page;
+  }
+
+  async request(command) {
+    try {
+      return await this.page.evaluate((one) => window.e2e.do(one), command);
+    } catch (error) {
+      return { ok: false, error: `page: ${error.message}` };
+    }
+  }
+
+  async refresh() {
+    this.events.push(...(await this.page.evaluate(() => window.e2e.drain())));
+  }
+
+  async close() {
+    await this.request({ do: 'leave' });
+    await this.page.close();
+  }
+}

@@ -1,0 +1,239 @@
+// One participant in a page, driven by `window.e2e` from the harness. It speaks through livekit-client, unchanged.
+import {
+  LogLevel,
+  Room,
+  RoomEvent,
+  Track,
+  VideoPreset,
+  VideoQuality,
+  setLogLevel,
+} from '/livekit-client.mjs';
+
+setLogLevel(LogLevel.warn);
+
+/** At most this many events are kept; the oldest fall out. */
+const EVENTS_MAX = 2000;
+const QUALITIES = { low: VideoQuality.LOW, medium: VideoQuality.MEDIUM, high: VideoQuality.HIGH };
+
+let room = null;
+const events = [];
+const firstFrames = new Map();
+
+/** Notes that something happened, with Unix time in ms. */
+function told(event, fields = {}) {
+  events.push({ event, at_ms: Date.now(), ...fields });
+  events.splice(0, Math.max(0, events.length - EVENTS_MAX));
+}
+
+function trackFields(publication, participant) {
+  return { identity: participant.identity, kind: publication.kind, sid: publication.trackSid };
+}
+
+/** Plays a remote track, and notes when its first frame is presented. */
+function play(track, publication, participant) {
+  const element = track.attach();
+  element.dataset.sid = publication.trackSid;
+  if (track.kind === Track.Kind.Video) {
+    element.width = 320;
+    element.requestVideoFrameCallback(() => {
+      if (!firstFrames.has(publication.trackSid)) {
+        firstFrames.set(publication.trackSid, Date.now());
+        told('first_frame', trackFields(publication, participant));
+      }
+    });
+  }
+  document.getElementById('media').append(element);
+}
+
+function listen(target) {
+  target
+    .on(RoomEvent.ParticipantConnected, (who) => told('participant_connected', { identity: who.identity }))
+    .on(RoomEvent.ParticipantDisconnected, (who) => told('participant_disconnected', { identity: who.identity }))
+    .on(RoomEvent.TrackPublished, (what, who) => told('track_published', trackFields(what, who)))
+    .on(RoomEvent.TrackUnpublished, (what, who) => told('track_unpublished', trackFields(what, who)))
+    .on(RoomEvent.TrackMuted, (what, who) => told('track_muted', trackFields(what, who)))
+    .on(RoomEvent.TrackUnmuted, (what, who) => told('track_unmuted', trackFields(what, who)))
+    .on(RoomEvent.TrackSubscribed, (track, what, who) => {
+      play(track, what, who);
+      told('track_subscribed', trackFields(what, who));
+    })
+    .on(RoomEvent.TrackUnsubscribed, (track, what, who) => {
+      track.detach().forEach((element) => element.remove());
+      told('track_unsubscribed', trackFields(what, who));
+    })
+    .on(RoomEvent.TrackSubscriptionFailed, (sid, who, error) =>
+      told('subscription_failed', { sid, identity: who.identity, error: String(error) }),
+    )
+    .on(RoomEvent.TrackStreamStateChanged, (what, state, who) =>
+      told('stream_state', { ...trackFields(what, who), state }),
+    )
+    .on(RoomEvent.ActiveSpeakersChanged, (who) => told('speakers', { identities: who.map((one) => one.identity) }))
+    .on(RoomEvent.ConnectionQualityChanged, (quality, who) => told('quality', { identity: who.identity, quality }))
+    .on(RoomEvent.DataReceived, (payload, who, _kind, topic) =>
+      told('data', { payload: new TextDecoder().decode(payload), topic: topic ?? '', identity: who?.identity ?? null }),
+    )
+    .on(RoomEvent.SignalReconnecting, () => told('signal_reconnecting'))
+    .on(RoomEvent.Reconnecting, () => told('reconnecting'))
+    .on(RoomEvent.Reconnected, () => told('reconnected'))
+    .on(RoomEvent.Disconnected, (reason) => told('disconnected', { reason }));
+}
+
+/** Statistics of one receiver, by the names of the W3C's webrtc-stats. */
+async function receiverStats(track) {
+  const report = await track.receiver.getStats();
+  const codecs = new Map();
+  let inbound = null;
+  report.forEach((entry) => {
+    if (entry.type === 'codec') codecs.set(entry.id, entry.mimeType.split('/').pop().toLowerCase());
+    if (entry.type === 'inbound-rtp') inbound = entry;
+  });
+  if (!inbound) return { frames: 0, energy: 0, packets: 0 };
+  return {
+    codec: codecs.get(inbound.codecId),
+    packets: inbound.packetsReceived,
+    lost: inbound.packetsLost,
+    jitter_ms: inbound.jitter * 1000,
+    frames: inbound.framesDecoded ?? 0,
+    width: inbound.frameWidth ?? 0,
+    height: inbound.frameHeight ?? 0,
+    freezes: inbound.freezeCount ?? 0,
+    freeze_s: inbound.totalFreezesDuration ?? 0,
+    nacks: inbound.nackCount ?? 0,
+    plis: inbound.pliCount ?? 0,
+    energy: inbound.totalAudioEnergy ?? 0,
+    seconds: inbound.totalSamplesDuration ?? 0,
+    concealed: inbound.concealedSamples ?? 0,
+  };
+}
+
+/** Statistics of what one sender sends, one entry per encoding. */
+async function senderStats(publication) {
+  const report = await publication.track.sender.getStats();
+  const sent = [];
+  report.forEach((entry) => {
+    if (entry.type !== 'outbound-rtp') return;
+    sent.push({
+      rid: entry.rid ?? '',
+      frames: entry.framesEncoded ?? 0,
+      width: entry.frameWidth ?? 0,
+      height: entry.frameHeight ?? 0,
+      bytes: entry.bytesSent,
+      limitation: entry.qualityLimitationReason,
+    });
+  });
+  return { kind: publication.kind, sid: publication.trackSid, sent };
+}
+
+function remotePublication(identity, kind) {
+  const participant = room.remoteParticipants.get(identity);
+  if (!participant) throw new Error(`${identity} is not in the room`);
+  const found = [...participant.trackPublications.values()].find((one) => one.kind === kind);
+  if (!found) throw new Error(`${identity} publishes no ${kind}`);
+  return found;
+}
+
+function localPublication(kind) {
+  const found = [...room.localParticipant.trackPublications.values()].find((one) => one.kind === kind);
+  if (!found) throw new Error(`nothing published as ${kind}`);
+  return found;
+}
+
+const actions = {
+  async join({ url, token, v = 1, dynacast = false, adaptive = false, auto_subscribe = true }) {
+    room = new Room({ adaptiveStream: adaptive, dynacast, singlePeerConnection: v === 1 });
+    listen(room);
+    await room.connect(url, token, { autoSubscribe: auto_subscribe, maxRetries: 1 });
+    return { sid: room.localParticipant.sid, participants: [...room.remoteParticipants.keys()] };
+  },
+  async publish_video({ width = 640, height = 360, fps = 15, codec = 'vp8', simulcast = false, bitrate = 600_000 }) {
+    const publication = await room.localParticipant.setCameraEnabled(
+      true,
+      { resolution: { width, height, frameRate: fps } },
+      {
+        videoCodec: codec,
+        simulcast,
+        backupCodec: false,
+        videoEncoding: { maxBitrate: bitrate, maxFramerate: fps },
+        ...(simulcast && {
+          videoSimulcastLayers: [
+            new VideoPreset(width / 4, height / 4, 100_000, fps),
+            new VideoPreset(width / 2, height / 2, 250_000, fps),
+          ],
+        }),
+      },
+    );
+    return { sid: publication.trackSid };
+  },
+  async publish_audio({ red = true, dtx = false }) {
+    const publication = await room.localParticipant.setMicrophoneEnabled(true, {}, { red, dtx });
+    return { sid: publication.trackSid };
+  },
+  async mute({ kind, muted }) {
+    const publication = localPublication(kind);
+    await (muted ? publication.mute() : publication.unmute());
+    return {};
+  },
+  async unpublish({ kind }) {
+    await room.localParticipant.unpublishTrack(localPublication(kind).track);
+    return {};
+  },
+  async send({ payload, topic = '', reliable = true, to }) {
+    const bytes = new TextEncoder().encode(payload);
+    await room.localParticipant.publishData(bytes, { reliable, topic, destinationIdentities: to });
+    return {};
+  },
+  async settings({ identity, kind = 'video', quality, width, height, enabled, subscribed }) {
+    const publication = remotePublication(identity, kind);
+    if (quality !== undefined) publication.setVideoQuality(QUALITIES[quality]);
+    if (width !== undefined) publication.setVideoDimensions({ width, height });
+    if (enabled !== undefined) publication.setEnabled(enabled);
+    if (subscribed !== undefined) publication.setSubscribed(subscribed);
+    return {};
+  },
+  async stats() {
+    const tracks = [];
+    for (const who of room.remoteParticipants.values()) {
+      for (const what of who.trackPublications.values()) {
+        if (!what.track?.receiver) continue;
+        tracks.push({
+          ...trackFields(what, who),
+          first_ms: firstFrames.get(what.trackSid) ?? null,
+          muted: what.isMuted,
+          ...(await receiverStats(what.track)),
+        });
+      }
+    }
+    return { tracks, participants: [...room.remoteParticipants.keys()].sort(), at_ms: Date.now() };
+  },
+  async sent() {
+    const published = [...room.localParticipant.trackPublications.values()].filter((one) => one.track?.sender);
+    return { tracks: await Promise.all(published.map(senderStats)) };
+  },
+  async rpc_serve({ method }) {
+    room.registerRpcMethod(method, async (call) => call.payload.toUpperCase());
+    return {};
+  },
+  async rpc_call({ to, method, payload }) {
+    return { answer: await room.localParticipant.performRpc({ destinationIdentity: to, method, payload }) };
+  },
+  async leave() {
+    await room?.disconnect();
+    room = null;
+    firstFrames.clear();
+    document.getElementById('media').replaceChildren();
+    return {};
+  },
+};
+
+window.e2e = {
+  /** Runs one action; answers `{ok, …}` like the native client. */
+  async do(command) {
+    try {
+      return { ok: true, ...(await actions[command.do](command)) };
+    } catch (error) {
+      return { ok: false, error: `${error?.name ?? 'Error'}: ${error?.message ?? error}` };
+    }
+  },
+  /** Hands over the events since the last call. */
+  drain: () => events.splice(0),
+};
