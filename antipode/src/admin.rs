@@ -54,9 +54,13 @@ pub(crate) enum RoomCommand {
 /// # Errors
 /// When the URL is malformed or nobody answers there.
 pub(crate) async fn connect(url: &str) -> anyhow::Result<AdminClient<Channel>> {
-    let endpoint = Endpoint::from_shared(url.to_owned())?.timeout(TIMEOUT).connect_timeout(TIMEOUT);
+    let endpoint = Endpoint::from_shared(url.to_owned())?
+        .timeout(TIMEOUT)
+        .connect_timeout(TIMEOUT);
     let channel = endpoint.connect().await;
-    Ok(AdminClient::new(channel.with_context(|| format!("no control plane answers at {url}"))?))
+    Ok(AdminClient::new(channel.with_context(|| {
+        format!("no control plane answers at {url}")
+    })?))
 }
 
 impl Target {
@@ -73,11 +77,19 @@ impl Target {
 /// When the control plane does not answer or the output cannot be written.
 pub(crate) async fn node(command: NodeCommand) -> anyhow::Result<()> {
     let NodeCommand::List(target) = command;
-    let nodes = target.connect().await?.list_nodes(ListNodesRequest {}).await?.into_inner().nodes;
+    let nodes = target
+        .connect()
+        .await?
+        .list_nodes(ListNodesRequest {})
+        .await?
+        .into_inner()
+        .nodes;
     if target.json {
         return print_json(&nodes.iter().map(node_json).collect::<Vec<_>>().into());
     }
-    let mut rows = vec![row(["NODE", "ROLE", "REGION", "STATE", "PEOPLE", "ROOMS", "CPU", "URL"])];
+    let mut rows = vec![row([
+        "NODE", "ROLE", "REGION", "STATE", "PEOPLE", "ROOMS", "CPU", "URL",
+    ])];
     for node in &nodes {
         let hello = node.hello.clone().unwrap_or_default();
         let load = node.load.unwrap_or_default();
@@ -107,7 +119,13 @@ pub(crate) async fn room(command: RoomCommand) -> anyhow::Result<()> {
 }
 
 async fn list_rooms(target: &Target) -> anyhow::Result<()> {
-    let rooms = target.connect().await?.list_rooms(ListRoomsRequest {}).await?.into_inner().rooms;
+    let rooms = target
+        .connect()
+        .await?
+        .list_rooms(ListRoomsRequest {})
+        .await?
+        .into_inner()
+        .rooms;
     if target.json {
         let rooms = rooms.iter().map(|room| {
             json!({
@@ -146,7 +164,11 @@ async fn show_room(room: String, target: &Target) -> anyhow::Result<()> {
     if target.json {
         return print_json(&room_json(&shown));
     }
-    let links = client.list_links(ListLinksRequest {}).await?.into_inner().links;
+    let links = client
+        .list_links(ListLinksRequest {})
+        .await?
+        .into_inner()
+        .links;
     let mut out = std::io::stdout().lock();
     let summary = shown.summary.clone().unwrap_or_default();
     writeln!(
@@ -166,11 +188,20 @@ async fn show_room(room: String, target: &Target) -> anyhow::Result<()> {
                 link.node_id == node.node_id
                     && link.state.as_ref().is_some_and(|state| state.peer == peer)
             });
-            link.and_then(|link| link.state.as_ref()).map(|state| state.rtt_us)
+            link.and_then(|link| link.state.as_ref())
+                .map(|state| state.rtt_us)
         })?;
         for hop in node.plan.iter().flat_map(|plan| &plan.next_hops) {
-            let backup = if hop.backup.is_empty() { "none" } else { &hop.backup };
-            writeln!(out, "  route to {} via {} (backup {backup})", hop.edge, hop.via)?;
+            let backup = if hop.backup.is_empty() {
+                "none"
+            } else {
+                &hop.backup
+            };
+            writeln!(
+                out,
+                "  route to {} via {} (backup {backup})",
+                hop.edge, hop.via
+            )?;
         }
     }
     Ok(())
@@ -198,7 +229,11 @@ fn write_flows(
             format!("  rtt {:.1} ms", f64::from(rtt) / 1_000.0)
         });
         let layers = layers(flow.layers);
-        writeln!(out, "  -> {}  {} layers {layers}{rtt}", flow.peer, flow.track_sid)?;
+        writeln!(
+            out,
+            "  -> {}  {} layers {layers}{rtt}",
+            flow.peer, flow.track_sid
+        )?;
     }
     Ok(())
 }
@@ -234,9 +269,10 @@ fn room_json(room: &GetRoomResponse) -> serde_json::Value {
                 "name": participant.name, "joined_at_ms": participant.joined_at_ms,
                 "tracks": tracks.collect::<Vec<_>>()})
         });
-        let flows = report.flows.iter().map(|flow| {
-            json!({"peer": flow.peer, "track": flow.track_sid, "layers": flow.layers})
-        });
+        let flows = report
+            .flows
+            .iter()
+            .map(|flow| json!({"peer": flow.peer, "track": flow.track_sid, "layers": flow.layers}));
         let hops = node.plan.iter().flat_map(|plan| &plan.next_hops);
         let hops = hops.map(|hop| json!({"edge": hop.edge, "via": hop.via, "backup": hop.backup}));
         json!({"node": node.node_id, "region": node.region,
@@ -271,8 +307,13 @@ fn state_name(state: NodeState) -> &'static str {
 
 /// Time since a moment in milliseconds since the Unix epoch, in its largest unit.
 fn age(since_ms: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    match now.saturating_sub(Duration::from_millis(since_ms)).as_secs() {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    match now
+        .saturating_sub(Duration::from_millis(since_ms))
+        .as_secs()
+    {
         seconds @ 0..120 => format!("{seconds}s"),
         seconds @ 120..7_200 => format!("{}m", seconds / 60),
         seconds => format!("{}h", seconds / 3_600),
@@ -296,14 +337,23 @@ fn print_table(rows: &[Vec<String>]) -> anyhow::Result<()> {
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cell_width = |row: &Vec<String>, column| {
-        row.get(column).map_or(0, |cell: &String| cell.chars().count())
+        row.get(column)
+            .map_or(0, |cell: &String| cell.chars().count())
     };
     let widths: Vec<usize> = (0..columns)
-        .map(|column| rows.iter().map(|row| cell_width(row, column)).max().unwrap_or(0))
+        .map(|column| {
+            rows.iter()
+                .map(|row| cell_width(row, column))
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     let mut text = String::new();
     for row in rows {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:width$}"));
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }
@@ -316,7 +366,11 @@ mod tests {
 
     #[test]
     fn tables_align_by_characters() {
-        let rows = [row(["ROOM", "PEOPLE"]), row(["caffè", "3"]), row(["x", "12"])];
+        let rows = [
+            row(["ROOM", "PEOPLE"]),
+            row(["caffè", "3"]),
+            row(["x", "12"]),
+        ];
         assert_eq!(table(&rows), "ROOM   PEOPLE\ncaffè  3\nx      12\n");
         assert_eq!(table(&[]), "");
     }

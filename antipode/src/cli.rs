@@ -7,7 +7,12 @@ use crate::{admin, role, token, up};
 
 /// Antipode: an edge-distributed SFU mesh that works with LiveKit SDKs.
 #[derive(Debug, Parser)]
-#[command(name = "antipode", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(
+    name = "antipode",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -36,13 +41,20 @@ pub(crate) enum Command {
     /// Look at the rooms of a mesh
     #[command(subcommand)]
     Room(admin::RoomCommand),
+    /// Put clients on a mesh and measure what they and the edges see
+    Load(lab::load::Options),
 }
 
 /// Flags that say how to log.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct LogFlags {
     /// Shape of log lines on standard error [default: human]
-    #[arg(long = "log", global = true, value_name = "FORMAT", help_heading = "Logging")]
+    #[arg(
+        long = "log",
+        global = true,
+        value_name = "FORMAT",
+        help_heading = "Logging"
+    )]
     pub(crate) format: Option<Format>,
     /// What is logged, for example `info,relay=debug` [default: info]
     #[arg(
@@ -93,10 +105,19 @@ mod tests {
 
     #[test]
     fn flags_override_what_the_file_says_about_logs() {
-        let file = LogConfig { format: LogFormat::Json, filter: "warn".to_owned() };
+        let file = LogConfig {
+            format: LogFormat::Json,
+            filter: "warn".to_owned(),
+        };
         assert_eq!(LogFlags::default().over(Some(&file)), file);
-        let flags = LogFlags { format: Some(Format::Human), filter: Some("debug".to_owned()) };
+        let flags = LogFlags {
+            format: Some(Format::Human),
+            filter: Some("debug".to_owned()),
+        };
         let config = flags.over(Some(&file));
-        assert_eq!((config.format, config.filter.as_str()), (LogFormat::Human, "debug"));
+        assert_eq!(
+            (config.format, config.filter.as_str()),
+            (LogFormat::Human, "debug")
+        );
     }
 }

@@ -42,12 +42,33 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Token(options) => token::run(&options),
         Command::Node(command) => admin::node(command).await,
         Command::Room(command) => admin::room(command).await,
+        Command::Load(options) => {
+            telemetry::init(&cli.log.over(None))?;
+            load(options).await
+        }
     }
+}
+
+/// Runs the load generator and prints its report on standard output.
+async fn load(options: lab::load::Options) -> anyhow::Result<()> {
+    let json = options.json;
+    let report = Box::pin(lab::load::run(options)).await?;
+    let text = if json {
+        serde_json::to_string(&report)?
+    } else {
+        report.to_string()
+    };
+    writeln!(std::io::stdout(), "{}", text.trim_end())?;
+    Ok(())
 }
 
 /// Help and version go to standard output with success; misuse is bad configuration.
 fn usage(error: &clap::Error) -> ExitCode {
-    let code = if error.use_stderr() { runtime::config::EXIT_CODE } else { 0 };
+    let code = if error.use_stderr() {
+        runtime::config::EXIT_CODE
+    } else {
+        0
+    };
     // Nobody is left to tell when the terminal is gone.
     drop(error.print());
     ExitCode::from(code)
@@ -56,6 +77,12 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn fail(error: &anyhow::Error) -> ExitCode {
     // As above.
     drop(writeln!(std::io::stderr(), "antipode: {error:#}"));
-    let misconfigured = error.chain().any(|cause| cause.is::<runtime::config::Error>());
-    ExitCode::from(if misconfigured { runtime::config::EXIT_CODE } else { 1 })
+    let misconfigured = error
+        .chain()
+        .any(|cause| cause.is::<runtime::config::Error>());
+    ExitCode::from(if misconfigured {
+        runtime::config::EXIT_CODE
+    } else {
+        1
+    })
 }

@@ -165,7 +165,12 @@ mod tests {
     #[test]
     fn an_unknown_key_is_bad_configuration() {
         let settings = vec!["grcp=127.0.0.1:1".parse().unwrap()];
-        let flags = Flags { config: None, settings, check_config: true, exit_with_parent: false };
+        let flags = Flags {
+            config: None,
+            settings,
+            check_config: true,
+            exit_with_parent: false,
+        };
         let error = flags.load::<control_plane::Config>().unwrap_err();
         assert!(error.to_string().contains("grcp"), "{error}");
     }

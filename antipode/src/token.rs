@@ -49,12 +49,12 @@ pub(crate) struct Options {
     #[arg(long = "grant", value_name = "NAME[=VALUE]", value_parser = grant)]
     grants: Vec<(String, Value)>,
     /// API key
-    #[arg(long, env = "LIVEKIT_API_KEY", default_value = crate::up::API_KEY)]
+    #[arg(long, env = "ANTIPODE_API_KEY", default_value = crate::up::API_KEY)]
     api_key: String,
     /// The key's secret
     #[arg(
         long,
-        env = "LIVEKIT_API_SECRET",
+        env = "ANTIPODE_API_SECRET",
         default_value = crate::up::API_SECRET,
         hide_env_values = true
     )]
@@ -75,7 +75,11 @@ fn sign(options: &Options, now: SystemTime) -> anyhow::Result<String> {
         identity: options.identity.clone(),
         name: options.name.clone(),
         metadata: options.metadata.clone(),
-        attributes: options.attributes.iter().cloned().collect::<BTreeMap<_, _>>(),
+        attributes: options
+            .attributes
+            .iter()
+            .cloned()
+            .collect::<BTreeMap<_, _>>(),
         ..Subject::default()
     };
     let mut claim = Map::new();
@@ -83,7 +87,10 @@ fn sign(options: &Options, now: SystemTime) -> anyhow::Result<String> {
     claim.insert("roomJoin".to_owned(), true.into());
     claim.extend(options.grants.iter().cloned());
     let grants: Grants = serde_json::from_value(claim.into()).context("bad --grant")?;
-    let key = SigningKey { key: &options.api_key, secret: &options.api_secret };
+    let key = SigningKey {
+        key: &options.api_key,
+        secret: &options.api_secret,
+    };
     Ok(mint(key, &subject, &grants, now, options.valid_for)?)
 }
 
@@ -109,7 +116,9 @@ fn grant(text: &str) -> Result<(String, Value), String> {
 /// Parses a whole number with a unit: `90s`, `30m`, `6h`, `7d`; without one it is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits.parse().map_err(|_| "expected for example 90s, 30m, 6h or 7d")?;
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "expected for example 90s, 30m, 6h or 7d")?;
     let unit = match text.strip_prefix(digits) {
         Some("" | "s") => 1,
         Some("m") => 60,
@@ -117,7 +126,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         Some("d") => 86_400,
         _ => return Err("the unit is s, m, h or d".to_owned()),
     };
-    number.checked_mul(unit).map(Duration::from_secs).ok_or_else(|| "too long".to_owned())
+    number
+        .checked_mul(unit)
+        .map(Duration::from_secs)
+        .ok_or_else(|| "too long".to_owned())
 }
 
 #[cfg(test)]
@@ -133,8 +145,19 @@ mod tests {
     }
 
     fn claims(flags: &[&str]) -> control_plane::token::Claims {
-        let base = ["token", "--room", "R", "--identity", "ada", "--api-key", "devkey"];
-        let args = base.iter().chain(["--api-secret", "secret"].iter()).chain(flags);
+        let base = [
+            "token",
+            "--room",
+            "R",
+            "--identity",
+            "ada",
+            "--api-key",
+            "devkey",
+        ];
+        let args = base
+            .iter()
+            .chain(["--api-secret", "secret"].iter())
+            .chain(flags);
         let options = Cli::try_parse_from(args).map(|cli| cli.options).unwrap();
         let token = sign(&options, SystemTime::now()).unwrap();
         control_plane::token::verify(&token, |_| Some("secret")).unwrap()
@@ -143,7 +166,10 @@ mod tests {
     #[test]
     fn a_plain_token_joins_the_room_for_six_hours() {
         let claims = claims(&[]);
-        assert_eq!((claims.sub.as_str(), claims.iss.as_str()), ("ada", "devkey"));
+        assert_eq!(
+            (claims.sub.as_str(), claims.iss.as_str()),
+            ("ada", "devkey")
+        );
         assert_eq!(claims.exp - claims.nbf, 6 * 3_600);
         assert_eq!(claims.video, Grants::join("R"));
     }
@@ -165,7 +191,10 @@ mod tests {
         assert!(claims.video.room_admin && claims.video.room_join);
         assert_eq!(claims.video.can_publish, Some(false));
         assert_eq!(claims.video.can_publish_sources, ["microphone", "camera"]);
-        assert_eq!(claims.attributes.get("team").map(String::as_str), Some("blue"));
+        assert_eq!(
+            claims.attributes.get("team").map(String::as_str),
+            Some("blue")
+        );
         assert_eq!(claims.exp - claims.nbf, 90);
     }
 
@@ -173,7 +202,14 @@ mod tests {
     fn nonsense_is_refused() {
         assert!(grant("fly").is_err());
         assert!(grant("hidden=perhaps").is_err());
-        for bad in ["", "h", "6y", "-1h", "99999999999999999999s", "9999999999999999999d"] {
+        for bad in [
+            "",
+            "h",
+            "6y",
+            "-1h",
+            "99999999999999999999s",
+            "9999999999999999999d",
+        ] {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert_eq!(duration("2d"), Ok(Duration::from_hours(48)));

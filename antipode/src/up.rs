@@ -158,9 +158,16 @@ impl Directory {
         let path = std::path::absolute(&path)?;
         let lock = File::create(path.join("lock"))?;
         lock.try_lock().map_err(|error| {
-            anyhow::anyhow!("another mesh uses {} ({error}): give --data-dir", path.display())
+            anyhow::anyhow!(
+                "another mesh uses {} ({error}): give --data-dir",
+                path.display()
+            )
         })?;
-        Ok(Self { path, temporary, _lock: lock })
+        Ok(Self {
+            path,
+            temporary,
+            _lock: lock,
+        })
     }
 
     fn path(&self) -> &Path {
@@ -180,7 +187,11 @@ impl Drop for Directory {
 
 /// Per user and base port: `$XDG_STATE_HOME/antipode/up-7880`, by default under `~/.local/state`.
 fn default_directory(base_port: u16) -> Option<PathBuf> {
-    let given = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let given = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let state = given("XDG_STATE_HOME").or_else(|| Some(given("HOME")?.join(".local/state")))?;
     Some(state.join("antipode").join(format!("up-{base_port}")))
 }

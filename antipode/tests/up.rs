@@ -1,5 +1,11 @@
 //! `antipode up` with real processes: the ready line, supervision, and that nothing is left behind however it ends.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -38,17 +44,29 @@ impl Mesh {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         let line = serde_json::from_str(&line).unwrap();
-        Self { process, _stdin: stdin, _stdout: stdout, line, directory }
+        Self {
+            process,
+            _stdin: stdin,
+            _stdout: stdout,
+            line,
+            directory,
+        }
     }
 
     fn pids(&self) -> Vec<i32> {
         let roles = ["control", "edges", "relays"];
-        let processes = roles.iter().flat_map(|role| self.line[role].as_array().unwrap());
+        let processes = roles
+            .iter()
+            .flat_map(|role| self.line[role].as_array().unwrap());
         processes.map(|process| pid(&process["pid"])).collect()
     }
 
     fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.process.id()).unwrap()), signal).unwrap();
+        kill(
+            Pid::from_raw(i32::try_from(self.process.id()).unwrap()),
+            signal,
+        )
+        .unwrap();
     }
 
     /// The mesh's file, which follows restarts.
@@ -72,8 +90,11 @@ fn pid(value: &Value) -> i32 {
 }
 
 fn lives(pid: i32) -> bool {
-    let zombie = std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")));
+    let zombie = std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.starts_with(" Z"))
+    });
     kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH) && !zombie
 }
 
@@ -87,9 +108,13 @@ fn eventually(what: &str, within: Duration, mut check: impl FnMut() -> bool) {
 
 /// Body of an HTTP answer with status 200.
 fn get(base: &str, path: &str) -> Option<String> {
-    let authority = base.strip_prefix("http://").unwrap();
+    let authority = base.strip_prefix("http://")?;
     let mut stream = TcpStream::connect(authority).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n").ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n"
+    )
+    .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
@@ -112,16 +137,31 @@ fn a_mesh_comes_up_restarts_what_dies_and_leaves_nothing_behind() {
     for process in ["/control/0", "/edges/0", "/edges/1", "/relays/0"] {
         let process = line.pointer(process).unwrap();
         let admin = process["admin"].as_str().unwrap();
-        assert_eq!(get(admin, "/readyz").as_deref(), Some("ready\n"), "{process}");
-        assert!(get(admin, "/metrics").unwrap().contains("process_cpu_seconds_total"));
+        assert_eq!(
+            get(admin, "/readyz").as_deref(),
+            Some("ready\n"),
+            "{process}"
+        );
+        assert!(
+            get(admin, "/metrics")
+                .unwrap()
+                .contains("process_cpu_seconds_total")
+        );
     }
     assert!(get(line["http"].as_str().unwrap(), "/").is_some());
 
     let grpc = line["control"][0]["grpc"].as_str().unwrap();
     let nodes = antipode(&["node", "list", "--json", "--url", grpc]);
-    let states = nodes.as_array().unwrap().iter().map(|node| node["state"].as_str().unwrap());
+    let states = nodes
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| node["state"].as_str().unwrap());
     assert_eq!(states.collect::<Vec<_>>(), ["ready"; 3]);
-    assert_eq!(antipode(&["room", "list", "--json", "--url", grpc]), Value::Array(Vec::new()));
+    assert_eq!(
+        antipode(&["room", "list", "--json", "--url", grpc]),
+        Value::Array(Vec::new())
+    );
 
     let first = pid(&line["edges"][0]["pid"]);
     kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
@@ -136,14 +176,21 @@ fn a_mesh_comes_up_restarts_what_dies_and_leaves_nothing_behind() {
     mesh.signal(Signal::SIGTERM);
     let stopping = Instant::now();
     assert!(mesh.process.wait().unwrap().success());
-    assert!(stopping.elapsed() < Duration::from_secs(6), "{:?}", stopping.elapsed());
+    assert!(
+        stopping.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        stopping.elapsed()
+    );
     assert!(mesh.pids().into_iter().all(|pid| !lives(pid)));
     assert!(!mesh.directory.join("mesh.json").exists());
 }
 
 #[test]
 fn nothing_outlives_a_killed_parent() {
-    let mesh = Mesh::start("orphans", &["--regions", "fra", "--relays", "", "--wan", "off"]);
+    let mesh = Mesh::start(
+        "orphans",
+        &["--regions", "fra", "--relays", "", "--wan", "off"],
+    );
     let pids = mesh.pids();
     assert_eq!(pids.len(), 2);
     mesh.signal(Signal::SIGKILL);
@@ -154,7 +201,16 @@ fn nothing_outlives_a_killed_parent() {
 
 #[test]
 fn a_dead_process_stays_dead_without_restart() {
-    let flags = ["--regions", "fra", "--relays", "sin", "--wan", "off", "--restart", "off"];
+    let flags = [
+        "--regions",
+        "fra",
+        "--relays",
+        "sin",
+        "--wan",
+        "off",
+        "--restart",
+        "off",
+    ];
     let mesh = Mesh::start("dead", &flags);
     let relay = pid(&mesh.line["relays"][0]["pid"]);
     kill(Pid::from_raw(relay), Signal::SIGKILL).unwrap();

@@ -17,5 +17,8 @@ fuzz_target!(|query: &str| {
         drop(JoinParameters::parse(path, query));
     }
     // Bytes instead of text: as a join request without its base64.
-    drop(JoinParameters::parse(SignalPath::V1, &format!("join_request={query}")));
+    drop(JoinParameters::parse(
+        SignalPath::V1,
+        &format!("join_request={query}"),
+    ));
 });

@@ -8,7 +8,9 @@ fuzz_target!(|text: &str| {
     let Ok(offer) = parse(text) else { return };
     let _ = offer.receive_extension_ids();
     parse(&offer.to_sdp()).expect("a description that was written can be read");
-    let Ok(mut answer) = Description::answer_to(&offer, &LocalTransport::default()) else { return };
+    let Ok(mut answer) = Description::answer_to(&offer, &LocalTransport::default()) else {
+        return;
+    };
     for (media, offered) in answer.media.iter_mut().zip(&offer.media) {
         let _ = extension_ids(offered);
         if !media.rejected && media.is_rtp() {
@@ -23,5 +25,10 @@ fuzz_target!(|text: &str| {
     }
     let read = parse(&answer.to_sdp()).expect("an answer can be read");
     assert_eq!(read.media.len(), offer.media.len());
-    assert!(read.media.iter().zip(&offer.media).all(|(ours, theirs)| ours.mid == theirs.mid));
+    assert!(
+        read.media
+            .iter()
+            .zip(&offer.media)
+            .all(|(ours, theirs)| ours.mid == theirs.mid)
+    );
 });

@@ -17,8 +17,8 @@ pub const EXIT_CODE: u8 = 64;
 /// Prefix of environment variables.
 pub const ENV_PREFIX: &str = "ANTIPODE_";
 
-/// Variables under the prefix that are flags of the command line and no configuration keys.
-const NOT_KEYS: [&str; 3] = ["config", "log", "url"];
+/// Variables under the prefix that are flags of the command line (or tell tests where the binary is) and no keys.
+const NOT_KEYS: [&str; 6] = ["config", "log", "url", "api_key", "api_secret", "bin"];
 
 /// Why there is no configuration. Its text is one line that names the key and where it came from.
 #[derive(Debug, thiserror::Error)]

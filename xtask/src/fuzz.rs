@@ -12,7 +12,7 @@ use crate::workspace::{self, Workspace};
 /// When a target crashes, or a tool is missing.
 pub(crate) fn run(seconds: u32, only: &[String]) -> anyhow::Result<()> {
     let workspace = Workspace::load()?;
-    let found = targets(&workspace.workspace_root.join("fuzz/fuzz_targets"))?;
+    let found = targets(&workspace.workspace_root.join("fuzz/targets"))?;
     for name in only {
         anyhow::ensure!(
             found.contains(name),
@@ -25,7 +25,20 @@ pub(crate) fn run(seconds: u32, only: &[String]) -> anyhow::Result<()> {
         .iter()
         .filter(|target| only.is_empty() || only.contains(target))
     {
-        let args = ["+nightly", "fuzz", "run", target, "--", &limit];
+        let corpus = format!("fuzz/corpus/{target}");
+        std::fs::create_dir_all(workspace.workspace_root.join(&corpus))?;
+        let seeds = format!("fuzz/seeds/{target}");
+        let args = [
+            "+nightly",
+            "fuzz",
+            "run",
+            target,
+            &corpus,
+            &seeds,
+            "--",
+            &limit,
+            "-timeout=5",
+        ];
         // The rustup shim, not the toolchain's own cargo: only the former understands `+nightly`.
         workspace::run(Path::new("cargo"), &args, &workspace.workspace_root)?;
     }

@@ -32,9 +32,16 @@ impl Running {
     ///
     /// # Errors
     /// When the process cannot be started.
-    pub(crate) fn start(spec: &Spec, log: &LogFlags) -> anyhow::Result<(Self, BufReader<ChildStdout>)> {
+    pub(crate) fn start(
+        spec: &Spec,
+        log: &LogFlags,
+    ) -> anyhow::Result<(Self, BufReader<ChildStdout>)> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(spec.role).arg("--config").arg(&spec.config).arg("--exit-with-parent");
+        command
+            .arg(spec.role)
+            .arg("--config")
+            .arg(&spec.config)
+            .arg("--exit-with-parent");
         let plain = log.format != Some(Format::Json);
         command.args(["--log", if plain { "human" } else { "json" }]);
         if let Some(filter) = &log.filter {
@@ -42,18 +49,35 @@ impl Running {
         }
         // What is meant for `up` must not reconfigure every role.
         for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with(runtime::config::ENV_PREFIX)) {
+            if name
+                .to_str()
+                .is_some_and(|name| name.starts_with(runtime::config::ENV_PREFIX))
+            {
                 command.env_remove(&name);
             }
         }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.process_group(0).kill_on_drop(true).spawn()?;
         let stdout = child.stdout.take().context("standard output was piped")?;
         let stderr = child.stderr.take().context("standard error was piped")?;
-        let prefix = if plain { format!("{:<9} | ", spec.label) } else { String::new() };
+        let prefix = if plain {
+            format!("{:<9} | ", spec.label)
+        } else {
+            String::new()
+        };
         tokio::spawn(forward(BufReader::new(stderr), prefix));
         let stdin = child.stdin.take();
-        Ok((Self { child, _stdin: stdin, label: spec.label.clone() }, BufReader::new(stdout)))
+        Ok((
+            Self {
+                child,
+                _stdin: stdin,
+                label: spec.label.clone(),
+            },
+            BufReader::new(stdout),
+        ))
     }
 
     /// Waits until the process has ended by itself. Cancel safe.
@@ -71,7 +95,10 @@ impl Running {
         {
             tracing::debug!(process = self.label, %error, "cannot be signalled");
         }
-        if tokio::time::timeout(STOP_WITHIN, self.child.wait()).await.is_err() {
+        if tokio::time::timeout(STOP_WITHIN, self.child.wait())
+            .await
+            .is_err()
+        {
             self.kill().await;
         }
     }

@@ -63,7 +63,10 @@ pub(crate) fn write(
         let tls = authority.issue_into(&certificates, &name, VALIDITY)?;
         let mut table = common(node, layout, &tls);
         let via = wan.via(&node.id);
-        let via: Table = via.into_iter().map(|(peer, at)| (peer, text(&at))).collect();
+        let via: Table = via
+            .into_iter()
+            .map(|(peer, at)| (peer, text(&at)))
+            .collect();
         table.insert("link_via".to_owned(), via.into());
         if node.role == Role::Edge {
             table.extend(edge(node, layout, options));
@@ -109,7 +112,10 @@ fn common(node: &Node, layout: &Layout, tls: &Paths) -> Table {
         ("control", Value::Array(vec![text(&layout.grpc_url())])),
         ("admin", text(&loopback(node.admin))),
         ("link", text(&node.link_address())),
-        ("tls", table(paths.map(|(name, path)| (name, text(&path.display())))).into()),
+        (
+            "tls",
+            table(paths.map(|(name, path)| (name, text(&path.display())))).into(),
+        ),
     ])
 }
 
@@ -120,13 +126,19 @@ fn edge(node: &Node, layout: &Layout, options: &Options) -> Table {
         ("rtc_tcp", client(node.rtc_tcp)),
         ("rtc_udp", client(node.rtc_udp)),
         ("shards", Value::Integer(options.shards.into())),
-        ("external_addresses", Value::Array(vec![text(&layout.advertise)])),
+        (
+            "external_addresses",
+            Value::Array(vec![text(&layout.advertise)]),
+        ),
         ("client_url", text(&layout.client_url(node))),
     ])
 }
 
 fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
-    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    entries
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
 }
 
 fn text<T: ToString + ?Sized>(value: &T) -> Value {
@@ -171,7 +183,15 @@ mod tests {
     #[test]
     fn the_roles_take_what_is_written() {
         runtime::tls::install_provider();
-        let flags = ["up", "--base-port", "0", "--regions", "fra,syd", "--room-policy", "via=sin"];
+        let flags = [
+            "up",
+            "--base-port",
+            "0",
+            "--regions",
+            "fra,syd",
+            "--room-policy",
+            "via=sin",
+        ];
         let options = Cli::try_parse_from(flags).map(|cli| cli.options).unwrap();
         let layout = Layout::new(&options).unwrap();
         let wan = Wan::start(&layout.nodes, &options).unwrap();

@@ -87,11 +87,18 @@ impl Layout {
     /// # Errors
     /// When the ports do not fit, are taken, or no address can be told to clients.
     pub(crate) fn new(options: &Options) -> anyhow::Result<Self> {
-        anyhow::ensure!(!options.regions.is_empty(), "--regions needs at least one region");
+        anyhow::ensure!(
+            !options.regions.is_empty(),
+            "--regions needs at least one region"
+        );
         let mut free = Free::new(options.bind);
         let [http, grpc, admin] = control_ports(options, &mut free)?;
         let edges = options.regions.iter().map(|region| (Role::Edge, *region));
-        let relays = options.relays.iter().flatten().map(|region| (Role::Relay, *region));
+        let relays = options
+            .relays
+            .iter()
+            .flatten()
+            .map(|region| (Role::Relay, *region));
         let mut counts = BTreeMap::new();
         let mut nodes = Vec::new();
         for (index, (role, region)) in edges.chain(relays).enumerate() {
@@ -114,7 +121,14 @@ impl Layout {
             });
         }
         let advertise = advertised(options.bind)?;
-        let layout = Self { http, grpc, admin, nodes, bind: options.bind, advertise };
+        let layout = Self {
+            http,
+            grpc,
+            admin,
+            nodes,
+            bind: options.bind,
+            advertise,
+        };
         layout.check()?;
         Ok(layout)
     }
@@ -151,7 +165,10 @@ impl Layout {
         for port in own.chain([self.grpc, self.admin]) {
             ports::check(local, port)?;
         }
-        for port in self.edges().flat_map(|edge| [edge.http, edge.rtc_tcp, edge.rtc_udp]) {
+        for port in self
+            .edges()
+            .flat_map(|edge| [edge.http, edge.rtc_tcp, edge.rtc_udp])
+        {
             ports::check(self.bind, port)?;
         }
         Ok(())
@@ -164,7 +181,9 @@ pub(crate) fn loopback(port: u16) -> SocketAddr {
 }
 
 fn control_ports(options: &Options, free: &mut Free) -> anyhow::Result<[u16; 3]> {
-    let http = options.http.unwrap_or_else(|| options.base_port.saturating_sub(HTTP_BELOW));
+    let http = options
+        .http
+        .unwrap_or_else(|| options.base_port.saturating_sub(HTTP_BELOW));
     let first = match (http, options.base_port) {
         (0, _) => free.take(3)?,
         // Only the gateway's port was chosen.
@@ -174,12 +193,17 @@ fn control_ports(options: &Options, free: &mut Free) -> anyhow::Result<[u16; 3]>
         }
         (http, _) => http,
     };
-    anyhow::ensure!(first <= u16::MAX - 2, "--http {first} leaves no room for two more ports");
+    anyhow::ensure!(
+        first <= u16::MAX - 2,
+        "--http {first} leaves no room for two more ports"
+    );
     Ok([first, first + 1, first + 2])
 }
 
 fn node_port(base: u16, index: usize) -> anyhow::Result<u16> {
-    let offset = u16::try_from(index).ok().and_then(|index| index.checked_mul(STEP));
+    let offset = u16::try_from(index)
+        .ok()
+        .and_then(|index| index.checked_mul(STEP));
     let first = offset.and_then(|offset| base.checked_add(offset));
     first
         .filter(|first| first.checked_add(STEP).is_some())
@@ -193,8 +217,12 @@ fn advertised(bind: IpAddr) -> anyhow::Result<IpAddr> {
     }
     // Connecting a UDP socket sends nothing; it only asks the routing table. The address is of TEST-NET-1 (RFC 5737).
     let probe = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    let local = probe.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).and_then(|()| probe.local_addr());
-    Ok(local.context("no address to tell clients: give --bind ADDRESS")?.ip())
+    let local = probe
+        .connect((Ipv4Addr::new(192, 0, 2, 1), 9))
+        .and_then(|()| probe.local_addr());
+    Ok(local
+        .context("no address to tell clients: give --bind ADDRESS")?
+        .ip())
 }
 
 #[cfg(test)]
@@ -210,14 +238,19 @@ mod tests {
     }
 
     fn options(flags: &[&str]) -> Options {
-        Cli::try_parse_from(["up"].iter().chain(flags)).map(|cli| cli.options).unwrap()
+        Cli::try_parse_from(["up"].iter().chain(flags))
+            .map(|cli| cli.options)
+            .unwrap()
     }
 
     #[test]
     fn customary_ports_by_default() {
         let options = options(&[]);
         let mut free = Free::new(options.bind);
-        assert_eq!(control_ports(&options, &mut free).unwrap(), [7800, 7801, 7802]);
+        assert_eq!(
+            control_ports(&options, &mut free).unwrap(),
+            [7800, 7801, 7802]
+        );
         assert_eq!(node_port(options.base_port, 0).unwrap(), 7880);
         assert_eq!(node_port(options.base_port, 2).unwrap(), 7900);
         assert!(node_port(65_000, 60).is_err());
@@ -225,10 +258,26 @@ mod tests {
 
     #[test]
     fn free_ports_differ_and_names_are_unique() {
-        let flags = ["--regions", "fra,iad,fra", "--relays", "sin,sin", "--base-port", "0"];
+        let flags = [
+            "--regions",
+            "fra,iad,fra",
+            "--relays",
+            "sin,sin",
+            "--base-port",
+            "0",
+        ];
         let layout = Layout::new(&options(&flags)).unwrap();
         let ids: Vec<_> = layout.nodes.iter().map(|node| node.id.as_str()).collect();
-        assert_eq!(ids, ["edge-fra-0", "edge-iad-0", "edge-fra-1", "relay-sin-0", "relay-sin-1"]);
+        assert_eq!(
+            ids,
+            [
+                "edge-fra-0",
+                "edge-iad-0",
+                "edge-fra-1",
+                "relay-sin-0",
+                "relay-sin-1"
+            ]
+        );
         let mut ports: Vec<u16> = layout
             .nodes
             .iter()
@@ -243,8 +292,14 @@ mod tests {
 
     #[test]
     fn no_relays_is_possible() {
-        let layout =
-            Layout::new(&options(&["--regions", "fra", "--relays", "", "--base-port", "0"]));
+        let layout = Layout::new(&options(&[
+            "--regions",
+            "fra",
+            "--relays",
+            "",
+            "--base-port",
+            "0",
+        ]));
         assert_eq!(layout.unwrap().relays().count(), 0);
     }
 

@@ -34,8 +34,18 @@ pub(crate) async fn wait(grpc_url: &str, nodes: &[Node], within: Duration) {
 /// What is not there yet: nodes by id, links as `from>to`.
 async fn look(grpc_url: &str, nodes: &[Node]) -> anyhow::Result<Vec<String>> {
     let mut client = crate::admin::connect(grpc_url).await?;
-    let known = client.list_nodes(ListNodesRequest {}).await.context("nodes")?.into_inner().nodes;
-    let links = client.list_links(ListLinksRequest {}).await.context("links")?.into_inner().links;
+    let known = client
+        .list_nodes(ListNodesRequest {})
+        .await
+        .context("nodes")?
+        .into_inner()
+        .nodes;
+    let links = client
+        .list_links(ListLinksRequest {})
+        .await
+        .context("links")?
+        .into_inner()
+        .links;
     let ready = |id: &str| {
         known.iter().any(|node| {
             node.state() == NodeState::Ready
@@ -45,11 +55,17 @@ async fn look(grpc_url: &str, nodes: &[Node]) -> anyhow::Result<Vec<String>> {
     let up = |from: &str, to: &str| {
         links.iter().any(|link| {
             link.node_id == from
-                && link.state.as_ref().is_some_and(|state| state.up && state.peer == to)
+                && link
+                    .state
+                    .as_ref()
+                    .is_some_and(|state| state.up && state.peer == to)
         })
     };
-    let mut missing: Vec<String> =
-        nodes.iter().filter(|node| !ready(&node.id)).map(|node| node.id.clone()).collect();
+    let mut missing: Vec<String> = nodes
+        .iter()
+        .filter(|node| !ready(&node.id))
+        .map(|node| node.id.clone())
+        .collect();
     for from in nodes {
         let others = nodes.iter().filter(|to| to.id != from.id);
         let down = others.filter(|to| !up(&from.id, &to.id));

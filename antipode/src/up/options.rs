@@ -74,12 +74,21 @@ fn region(code: &str) -> Result<&'static geo::Region, String> {
 
 /// An empty list arrives as one empty code.
 fn relay_region(code: &str) -> Result<Option<&'static geo::Region>, String> {
-    if code.trim().is_empty() { Ok(None) } else { region(code).map(Some) }
+    if code.trim().is_empty() {
+        Ok(None)
+    } else {
+        region(code).map(Some)
+    }
 }
 
 fn share(text: &str) -> Result<f64, String> {
-    let (number, scale) = text.strip_suffix('%').map_or((text, 1.0), |percent| (percent, 0.01));
-    let number: f64 = number.trim().parse().map_err(|_| "expected for example 1% or 0.01")?;
+    let (number, scale) = text
+        .strip_suffix('%')
+        .map_or((text, 1.0), |percent| (percent, 0.01));
+    let number: f64 = number
+        .trim()
+        .parse()
+        .map_err(|_| "expected for example 1% or 0.01")?;
     let share = number * scale;
     if (0.0..=1.0).contains(&share) {
         Ok(share)

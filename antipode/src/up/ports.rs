@@ -23,7 +23,11 @@ impl Free {
         let span = SEARCHED.end - SEARCHED.start;
         let random = RandomState::new().hash_one(std::process::id()) % u64::from(span);
         let offset = u16::try_from(random).unwrap_or(0);
-        Self { bind, next: SEARCHED.start + offset, left: span }
+        Self {
+            bind,
+            next: SEARCHED.start + offset,
+            left: span,
+        }
     }
 
     /// The first of `count` consecutive ports that are free for TCP and UDP.
@@ -50,7 +54,9 @@ impl Free {
 
     fn is_free(&self, port: u16) -> bool {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        [self.bind, loopback].into_iter().all(|address| check(address, port).is_ok())
+        [self.bind, loopback]
+            .into_iter()
+            .all(|address| check(address, port).is_ok())
     }
 }
 

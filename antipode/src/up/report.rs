@@ -85,7 +85,9 @@ impl Mesh {
 
     /// Id of a process.
     pub(crate) fn name(&self, index: usize) -> &str {
-        self.processes.get(index).map_or("", |process| &process.node)
+        self.processes
+            .get(index)
+            .map_or("", |process| &process.node)
     }
 
     /// Ids of processes that have not said yet that they serve.
@@ -128,7 +130,9 @@ impl Mesh {
         let of = |wanted: Option<Role>| {
             let roles = self.roles.iter().zip(&self.processes);
             let chosen = roles.filter(move |(role, _)| **role == wanted);
-            chosen.map(|(_, process)| process.clone()).collect::<Vec<_>>()
+            chosen
+                .map(|(_, process)| process.clone())
+                .collect::<Vec<_>>()
         };
         Line {
             ready: true,
@@ -161,18 +165,33 @@ mod tests {
         let options = Cli::try_parse_from(flags).map(|cli| cli.options).unwrap();
         let layout = Layout::new(&options).unwrap();
         let mut mesh = Mesh::new(&layout, &std::env::temp_dir());
-        assert_eq!(mesh.missing(), ["control-0", "edge-fra-0", "edge-iad-0", "relay-sin-0"]);
+        assert_eq!(
+            mesh.missing(),
+            ["control-0", "edge-fra-0", "edge-iad-0", "relay-sin-0"]
+        );
         for index in 0..4 {
             mesh.set_ready(index, &Ready::new("n", format!("http://127.0.0.1:{index}")));
         }
         assert!(mesh.missing().is_empty());
-        mesh.set_ready(1, &Ready { pid: 77, ..Ready::new("n", "http://127.0.0.1:9") });
+        mesh.set_ready(
+            1,
+            &Ready {
+                pid: 77,
+                ..Ready::new("n", "http://127.0.0.1:9")
+            },
+        );
         let line = serde_json::to_value(mesh.line()).unwrap();
         assert_eq!(line["ready"], true);
-        assert_eq!((&line["api_key"], &line["api_secret"]), (&"devkey".into(), &"secret".into()));
+        assert_eq!(
+            (&line["api_key"], &line["api_secret"]),
+            (&"devkey".into(), &"secret".into())
+        );
         assert_eq!(line["edges"][0]["region"], "fra");
         assert_eq!(line["edges"][0]["pid"], 77);
-        assert_eq!(line["edges"][0]["url"], format!("ws://127.0.0.1:{}", layout.nodes[0].http));
+        assert_eq!(
+            line["edges"][0]["url"],
+            format!("ws://127.0.0.1:{}", layout.nodes[0].http)
+        );
         assert_eq!(line["relays"][0]["node"], "relay-sin-0");
         assert!(line["relays"][0].get("url").is_none());
         assert_eq!(control_url(&line.to_string()), Some(layout.grpc_url()));

@@ -82,7 +82,9 @@ impl Watched {
         let mut pause = PAUSE_MIN / 2;
         loop {
             let started = Instant::now();
-            let Some(reason) = self.run_once().await else { return };
+            let Some(reason) = self.run_once().await else {
+                return;
+            };
             tracing::warn!(process = self.spec.label, reason, "process ended");
             self.tell(State::Failed(reason)).await;
             if !self.restart {
@@ -132,7 +134,11 @@ impl Watched {
 
 /// The pause after a life of `lived`.
 fn next_pause(last: Duration, lived: Duration) -> Duration {
-    if lived >= SETTLED { PAUSE_MIN } else { (last * 2).min(PAUSE_MAX) }
+    if lived >= SETTLED {
+        PAUSE_MIN
+    } else {
+        (last * 2).min(PAUSE_MAX)
+    }
 }
 
 #[cfg(test)]

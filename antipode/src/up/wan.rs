@@ -32,10 +32,18 @@ impl Wan {
         }
         for (dialler, target) in pairs(nodes) {
             let delay = one_way(dialler, target);
-            let path = |seed| Path { loss: options.loss, seed, ..Path::with_delay(delay) };
+            let path = |seed| Path {
+                loss: options.loss,
+                seed,
+                ..Path::with_delay(delay)
+            };
             let seed = u64::try_from(wan.proxies.len()).unwrap_or(0) * 2;
-            let proxy =
-                Proxy::start(loopback(0), target.link_address(), path(seed + 1), path(seed + 2))?;
+            let proxy = Proxy::start(
+                loopback(0),
+                target.link_address(),
+                path(seed + 1),
+                path(seed + 2),
+            )?;
             tracing::info!(
                 from = dialler.id,
                 to = target.id,
@@ -97,10 +105,18 @@ mod tests {
         // Six pairs, one of them within a region.
         assert_eq!(wan.proxies.len(), 5);
         let via = wan.via("edge-fra-0");
-        assert_eq!(via.keys().collect::<Vec<_>>(), ["edge-syd-0", "relay-sin-0"]);
+        assert_eq!(
+            via.keys().collect::<Vec<_>>(),
+            ["edge-syd-0", "relay-sin-0"]
+        );
         assert!(wan.via("relay-sin-0").is_empty());
         for proxy in &wan.proxies {
-            assert!(layout.nodes.iter().any(|node| node.link_address() == proxy.target()));
+            assert!(
+                layout
+                    .nodes
+                    .iter()
+                    .any(|node| node.link_address() == proxy.target())
+            );
         }
     }
 

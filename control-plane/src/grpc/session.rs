@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::actor::Handle;
 use crate::outbox::Outbox;
+use crate::registry::SessionId;
 
 /// How long a new session may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,10 +37,17 @@ impl NodeSession for Sessions {
         &self,
         request: Request<Streaming<NodeMessage>>,
     ) -> Result<Response<Self::OpenStream>, Status> {
+        let mut said = request.into_inner();
+        let hello = tokio::time::timeout(HELLO_TIMEOUT, hello(&mut said)).await;
+        let hello = hello.unwrap_or_else(|_| Err(Status::deadline_exceeded("no hello")))?;
         let outbox = Arc::new(Outbox::default());
+        // The node learns that its session is open once the core is sure to hear of it before any call it makes.
+        let connected = self.handle.connect(hello, Arc::clone(&outbox)).await;
+        let session = connected.map_err(|stopped| Status::unavailable(stopped.to_string()))?;
         tokio::spawn(receive(
             self.handle.clone(),
-            request.into_inner(),
+            session,
+            said,
             Arc::clone(&outbox),
         ));
         let hang_up = HangUp(outbox);
@@ -65,19 +73,15 @@ impl Drop for HangUp {
 }
 
 /// Takes what one node says until either side ends the session.
-async fn receive(handle: Handle, mut messages: Streaming<NodeMessage>, outbox: Arc<Outbox>) {
-    let hello = match tokio::time::timeout(HELLO_TIMEOUT, hello(&mut messages)).await {
-        Ok(Ok(hello)) => hello,
-        Ok(Err(status)) => return outbox.close(status),
-        Err(_) => return outbox.close(Status::deadline_exceeded("no hello")),
-    };
-    let node = hello.node_id.clone();
-    let Ok(session) = handle.connect(hello, Arc::clone(&outbox)).await else {
-        return outbox.close(Status::unavailable("the control plane is stopping"));
-    };
+async fn receive(
+    handle: Handle,
+    session: SessionId,
+    mut said: Streaming<NodeMessage>,
+    outbox: Arc<Outbox>,
+) {
     loop {
         let message = tokio::select! {
-            message = messages.message() => message,
+            message = said.message() => message,
             () = outbox.closed() => break,
         };
         match message {
@@ -92,7 +96,7 @@ async fn receive(handle: Handle, mut messages: Streaming<NodeMessage>, outbox: A
             Ok(Some(NodeMessage { message: None })) => {}
             Ok(None) => break,
             Err(status) => {
-                tracing::debug!(node_id = node, %status, "session broke");
+                tracing::debug!(session = session.0, %status, "session broke");
                 break;
             }
         }
@@ -102,8 +106,8 @@ async fn receive(handle: Handle, mut messages: Streaming<NodeMessage>, outbox: A
     outbox.close(Status::ok("session ended"));
 }
 
-async fn hello(messages: &mut Streaming<NodeMessage>) -> Result<Hello, Status> {
-    match messages.message().await? {
+async fn hello(said: &mut Streaming<NodeMessage>) -> Result<Hello, Status> {
+    match said.message().await? {
         Some(NodeMessage {
             message: Some(Message::Hello(hello)),
         }) => Ok(hello),

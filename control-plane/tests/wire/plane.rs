@@ -84,19 +84,15 @@ impl Plane {
     }
 
     pub(crate) async fn connect(&self, hello: Hello) -> FakeNode {
-        self.open(Up::Hello(hello)).await
+        self.open(Up::Hello(hello)).await.expect("opens")
     }
 
-    pub(crate) async fn open(&self, first: Up) -> FakeNode {
+    pub(crate) async fn open(&self, first: Up) -> Result<FakeNode, Status> {
         let (says, queue) = mpsc::channel(64);
         FakeNode::send(&says, first).await;
         let mut client = NodeSessionClient::new(self.channel().await);
-        let hears = client
-            .open(ReceiverStream::new(queue))
-            .await
-            .expect("opens")
-            .into_inner();
-        FakeNode { says, hears }
+        let hears = client.open(ReceiverStream::new(queue)).await?.into_inner();
+        Ok(FakeNode { says, hears })
     }
 
     pub(crate) async fn assign(&self, node: &str, room: &str) -> Result<AssignResponse, Status> {

@@ -47,12 +47,18 @@ pub struct Path {
 impl Path {
     /// A path over the shard's UDP socket.
     pub fn udp(remote: SocketAddr) -> Self {
-        Self { remote, carrier: Carrier::Udp }
+        Self {
+            remote,
+            carrier: Carrier::Udp,
+        }
     }
 
     /// A path over a TCP connection.
     pub fn tcp(remote: SocketAddr, connection: u32) -> Self {
-        Self { remote, carrier: Carrier::Tcp(connection) }
+        Self {
+            remote,
+            carrier: Carrier::Tcp(connection),
+        }
     }
 }
 

@@ -126,7 +126,8 @@ impl MediaPlane {
         name: (RoomName, TrackSid),
         config: TrackConfig,
     ) {
-        self.plane.change(|wiring| wiring.publish(track, from, name, config));
+        self.plane
+            .change(|wiring| wiring.publish(track, from, name, config));
     }
 
     /// A track of another edge appears: room, track and the edge it is published at. It is asked of the mesh while somebody
@@ -137,8 +138,13 @@ impl MediaPlane {
         (room, track_sid, origin): (RoomName, TrackSid, NodeId),
         config: TrackConfig,
     ) {
-        let name = RemoteName { room, track_sid, origin };
-        self.plane.change(|wiring| wiring.add_remote_track(track, name, config));
+        let name = RemoteName {
+            room,
+            track_sid,
+            origin,
+        };
+        self.plane
+            .change(|wiring| wiring.add_remote_track(track, name, config));
     }
 
     /// A track is gone, and its subscriptions with it.
@@ -148,22 +154,26 @@ impl MediaPlane {
 
     /// Replaces what a transport sends to us.
     pub fn set_receive(&self, transport: TransportKey, receive: ReceiveConfig) {
-        self.plane.change(|wiring| wiring.set_receive(transport, receive));
+        self.plane
+            .change(|wiring| wiring.set_receive(transport, receive));
     }
 
     /// A transport receives a track from now on. Again with another configuration replaces it.
     pub fn subscribe(&self, transport: TransportKey, track: TrackKey, config: SubscriptionConfig) {
-        self.plane.change(|wiring| wiring.subscribe(transport, track, config));
+        self.plane
+            .change(|wiring| wiring.subscribe(transport, track, config));
     }
 
     /// A transport receives a track no more.
     pub fn unsubscribe(&self, transport: TransportKey, track: TrackKey) {
-        self.plane.change(|wiring| wiring.unsubscribe(transport, track));
+        self.plane
+            .change(|wiring| wiring.unsubscribe(transport, track));
     }
 
     /// The highest layer a subscription wants; `None`: nothing is sent.
     pub fn set_target(&self, transport: TransportKey, track: TrackKey, target: Option<Target>) {
-        self.plane.change(|wiring| wiring.set_target(transport, track, target));
+        self.plane
+            .change(|wiring| wiring.set_target(transport, track, target));
     }
 
     /// A muted track is forwarded to nobody.
@@ -178,7 +188,11 @@ impl MediaPlane {
 
     /// Where clients' UDP arrives, by shard.
     pub fn udp_addresses(&self) -> Vec<SocketAddr> {
-        self.plane.shards.iter().map(|shard| shard.address).collect()
+        self.plane
+            .shards
+            .iter()
+            .map(|shard| shard.address)
+            .collect()
     }
 
     /// Where ICE-TCP is accepted.

@@ -529,6 +529,8 @@ fn a_dead_relay_is_bypassed_at_once_and_taken_again() {
     assert!(down(events) && down(net.events("b")));
 
     // Back again: make before break, nothing is lost.
+    net.run(100);
+    net.received("b");
     net.connect("a", "r");
     net.connect("b", "r");
     net.media("a", 1, 500);

@@ -5,7 +5,7 @@ use std::path::Path;
 /// Lines of code a file may have, its tests not counted.
 const FILE_LINES_MAX: usize = 500;
 
-/// Lines a function may have, from `fn` to its closing brace, blank lines and comments not counted.
+/// Lines a function's body may have, blank lines and comments not counted (clippy counts the same way).
 const FUNCTION_LINES_MAX: usize = 70;
 
 /// Names that say nothing about what is inside.
@@ -122,8 +122,12 @@ fn long_functions<'a>(code: &[(usize, &'a str)]) -> Vec<(usize, &'a str, usize)>
         let indent = text.len() - text.trim_start().len();
         let closes = |text: &str| text.len() == indent + 1 && text.trim_start() == "}";
         let ends_at_once = text.ends_with('}') || text.ends_with(';');
-        let rest = code.iter().skip(at);
-        let count = rest.take_while(|(_, text)| !closes(text)).count() + 1;
+        let body = code
+            .iter()
+            .skip(at)
+            .skip_while(|(_, text)| !text.ends_with('{'))
+            .skip(1);
+        let count = body.take_while(|(_, text)| !closes(text)).count();
         if !ends_at_once && count > FUNCTION_LINES_MAX {
             found.push((*line, name, count));
         }
@@ -184,9 +188,9 @@ mod tests {
             let body = "        a();\n\n        // Why.\n".repeat(lines);
             format!("impl A {{\n    pub async fn long(&self) {{\n{body}    }}\n}}\n")
         };
-        assert!(of("relay/src/a.rs", &function(FUNCTION_LINES_MAX - 2)).is_empty());
+        assert!(of("relay/src/a.rs", &function(FUNCTION_LINES_MAX)).is_empty());
         assert_eq!(
-            of("relay/src/a.rs", &function(FUNCTION_LINES_MAX - 1)),
+            of("relay/src/a.rs", &function(FUNCTION_LINES_MAX + 1)),
             ["relay/src/a.rs:2: long has 71 lines, at most 70"]
         );
         let after = format!(

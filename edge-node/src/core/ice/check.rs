@@ -66,8 +66,11 @@ pub fn local_ufrag(message: &[u8]) -> Option<String> {
 /// Reads one STUN message.
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Refusal> {
     let mut message = Message::new();
-    message.unmarshal_binary(bytes).map_err(|_| Refusal::Malformed)?;
-    let whole = usize::try_from(message.length).is_ok_and(|n| n + MESSAGE_HEADER_SIZE == bytes.len());
+    message
+        .unmarshal_binary(bytes)
+        .map_err(|_| Refusal::Malformed)?;
+    let whole =
+        usize::try_from(message.length).is_ok_and(|n| n + MESSAGE_HEADER_SIZE == bytes.len());
     if !whole || message.typ.method != METHOD_BINDING {
         return Err(Refusal::Malformed);
     }
@@ -81,7 +84,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Refusal> {
     if last != Some(ATTR_FINGERPRINT) || !message.contains(ATTR_MESSAGE_INTEGRITY) {
         return Err(Refusal::Malformed);
     }
-    FINGERPRINT.check(&message).map_err(|_| Refusal::Unauthenticated)?;
+    FINGERPRINT
+        .check(&message)
+        .map_err(|_| Refusal::Unauthenticated)?;
     let username = protected(&message)
         .find(|(kind, _)| *kind == ATTR_USERNAME)
         .and_then(|(_, value)| std::str::from_utf8(value).ok())
@@ -107,7 +112,9 @@ impl Request {
         if has(ATTR_ICE_CONTROLLED) && !has(ATTR_ICE_CONTROLLING) {
             return Ok(Verdict::RoleConflict);
         }
-        Ok(Verdict::Check { nominate: has(ATTR_USE_CANDIDATE) })
+        Ok(Verdict::Check {
+            nominate: has(ATTR_USE_CANDIDATE),
+        })
     }
 
     /// The success response (RFC 8445 section 7.3.1.2).
@@ -117,7 +124,10 @@ impl Request {
         pwd: &str,
         crypto: &dyn RTCCrypto,
     ) -> Option<Vec<u8>> {
-        let mapped = XorMappedAddress { ip: remote.ip(), port: remote.port() };
+        let mapped = XorMappedAddress {
+            ip: remote.ip(),
+            port: remote.port(),
+        };
         self.respond(&[&BINDING_SUCCESS, &self.message, &mapped], pwd, crypto)
     }
 
@@ -137,25 +147,28 @@ impl Request {
             Verdict::UnknownAttributes => {
                 let code = error_code(CODE_UNKNOWN_ATTRIBUTE, "Unknown Attribute");
                 let unknown = UnknownAttributes(self.unknown_attributes().collect());
-                self.respond(&[&BINDING_ERROR, &self.message, &code, &unknown], pwd, crypto)
+                self.respond(
+                    &[&BINDING_ERROR, &self.message, &code, &unknown],
+                    pwd,
+                    crypto,
+                )
             }
         }
     }
 
     fn unknown_attributes(&self) -> impl Iterator<Item = AttrType> + '_ {
-        const KNOWN: [AttrType; 4] =
-            [ATTR_USERNAME, ATTR_MESSAGE_INTEGRITY, ATTR_PRIORITY, ATTR_USE_CANDIDATE];
+        const KNOWN: [AttrType; 4] = [
+            ATTR_USERNAME,
+            ATTR_MESSAGE_INTEGRITY,
+            ATTR_PRIORITY,
+            ATTR_USE_CANDIDATE,
+        ];
         protected(&self.message)
             .map(|(kind, _)| kind)
             .filter(|kind| kind.required() && !KNOWN.contains(kind))
     }
 
-    fn respond(
-        &self,
-        parts: &[&dyn Setter],
-        pwd: &str,
-        crypto: &dyn RTCCrypto,
-    ) -> Option<Vec<u8>> {
+    fn respond(&self, parts: &[&dyn Setter], pwd: &str, crypto: &dyn RTCCrypto) -> Option<Vec<u8>> {
         let mut response = Message::new();
         response.write_header();
         for part in parts {
@@ -180,7 +193,10 @@ fn protected(message: &Message) -> impl Iterator<Item = (AttrType, &[u8])> {
 }
 
 fn error_code(code: ErrorCode, reason: &str) -> ErrorCodeAttribute {
-    ErrorCodeAttribute { code, reason: reason.as_bytes().to_vec() }
+    ErrorCodeAttribute {
+        code,
+        reason: reason.as_bytes().to_vec(),
+    }
 }
 
 /// UNKNOWN-ATTRIBUTES (RFC 8489 section 14.13).
@@ -188,7 +204,11 @@ struct UnknownAttributes(Vec<AttrType>);
 
 impl Setter for UnknownAttributes {
     fn add_to(&self, message: &mut Message) -> rtc_shared::error::Result<()> {
-        let value: Vec<u8> = self.0.iter().flat_map(|kind| kind.value().to_be_bytes()).collect();
+        let value: Vec<u8> = self
+            .0
+            .iter()
+            .flat_map(|kind| kind.value().to_be_bytes())
+            .collect();
         message.add(ATTR_UNKNOWN_ATTRIBUTES, &value);
         Ok(())
     }

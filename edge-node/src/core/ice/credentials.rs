@@ -27,14 +27,18 @@ impl Credentials {
         let mut ufrag = String::with_capacity(1 + UFRAG_RANDOM);
         ufrag.push(ice_char(shard));
         ufrag.extend((0..UFRAG_RANDOM).map(|_| ice_char(rng.random_range(0..MAX_SHARDS))));
-        let pwd = (0..PASSWORD).map(|_| ice_char(rng.random_range(0..MAX_SHARDS))).collect();
+        let pwd = (0..PASSWORD)
+            .map(|_| ice_char(rng.random_range(0..MAX_SHARDS)))
+            .collect();
         Self { ufrag, pwd }
     }
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("ufrag", &self.ufrag).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("ufrag", &self.ufrag)
+            .finish_non_exhaustive()
     }
 }
 
@@ -45,5 +49,8 @@ pub fn shard_of_ufrag(ufrag: &str) -> Option<usize> {
 }
 
 fn ice_char(value: usize) -> char {
-    ICE_CHARS.get(value % MAX_SHARDS).copied().map_or('A', char::from)
+    ICE_CHARS
+        .get(value % MAX_SHARDS)
+        .copied()
+        .map_or('A', char::from)
 }

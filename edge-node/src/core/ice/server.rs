@@ -74,8 +74,14 @@ impl Server {
     /// Takes one input; then drain [`Server::poll_output`].
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>) {
         match input {
-            Input::Open { session, credentials } => self.open(session, credentials),
-            Input::Restart { session, credentials } => self.restart(session, credentials),
+            Input::Open {
+                session,
+                credentials,
+            } => self.open(session, credentials),
+            Input::Restart {
+                session,
+                credentials,
+            } => self.restart(session, credentials),
             Input::Close { session } => self.close(session),
             Input::Stun { path, message } => self.handle_stun(now, path, message),
             Input::PathClosed { path } => self.close_path(path),
@@ -100,7 +106,9 @@ impl Server {
 
     /// DTLS came over this path: as long as nothing is nominated it is the one to answer on.
     pub fn prefer(&mut self, path: Path) {
-        let Some(state) = self.paths.get(&path) else { return };
+        let Some(state) = self.paths.get(&path) else {
+            return;
+        };
         if let Some(session) = self.sessions.get_mut(&state.session)
             && !session.nominated
         {
@@ -138,7 +146,9 @@ impl Server {
     }
 
     fn restart(&mut self, id: SessionId, credentials: Credentials) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         self.users.insert(credentials.ufrag.clone(), id);
         let before = std::mem::replace(&mut session.credentials, credentials);
         session.previous.push(before);
@@ -149,7 +159,9 @@ impl Server {
     }
 
     fn close(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.remove(&id) else { return };
+        let Some(session) = self.sessions.remove(&id) else {
+            return;
+        };
         self.users.remove(&session.credentials.ufrag);
         for credentials in &session.previous {
             self.users.remove(&credentials.ufrag);
@@ -177,8 +189,12 @@ impl Server {
             self.stats.unknown_user += 1;
             return;
         };
-        let Some(session) = self.sessions.get(&id) else { return };
-        let Some(pwd) = session.password(&request.ufrag) else { return };
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let Some(pwd) = session.password(&request.ufrag) else {
+            return;
+        };
         let crypto = self.crypto.crypto();
         let (response, nominate) = match request.authenticate(&pwd, crypto) {
             Err(refusal) => {
@@ -218,7 +234,9 @@ impl Server {
         }
         self.close_path(path);
         self.make_room(id);
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         session.paths.push(path);
         if session.selected.is_none() {
             session.selected = Some(path);
@@ -228,19 +246,30 @@ impl Server {
             self.expiries.push(Reverse((now + CONSENT_TIMEOUT, id)));
         }
         let ufrag = ufrag.to_owned();
-        let state = PathState { session: id, nominated: false, ufrag, heard: now, checked: now };
+        let state = PathState {
+            session: id,
+            nominated: false,
+            ufrag,
+            heard: now,
+            checked: now,
+        };
         self.paths.insert(path, state);
-        self.outputs.push_back(Output::Event(Event::Authenticated { session: id, path }));
+        self.outputs
+            .push_back(Output::Event(Event::Authenticated { session: id, path }));
     }
 
     fn nominate(&mut self, now: Instant, path: Path, id: SessionId, nominate: bool) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         let is_selected = session.nominated && session.selected == Some(path);
         let stale = session
             .selected
             .and_then(|selected| self.paths.get(&selected))
             .is_none_or(|selected| now.saturating_duration_since(selected.checked) > STALE);
-        let Some(state) = self.paths.get_mut(&path) else { return };
+        let Some(state) = self.paths.get_mut(&path) else {
+            return;
+        };
         if !nominate {
             // Regular nomination: the client took its mind off this path; it may nominate it again later.
             state.nominated = is_selected && state.nominated;
@@ -258,27 +287,34 @@ impl Server {
         if !is_selected && (newly || stale || !session.nominated) {
             session.selected = Some(path);
             session.nominated = true;
-            self.outputs.push_back(Output::Event(Event::Nominated { session: id, path }));
+            self.outputs
+                .push_back(Output::Event(Event::Nominated { session: id, path }));
         }
     }
 
     fn close_path(&mut self, path: Path) {
-        let Some(state) = self.paths.remove(&path) else { return };
-        let Some(session) = self.sessions.get_mut(&state.session) else { return };
+        let Some(state) = self.paths.remove(&path) else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(&state.session) else {
+            return;
+        };
         session.paths.retain(|other| *other != path);
         if session.selected == Some(path) {
             session.nominated = false;
-            session.selected = session
-                .paths
-                .iter()
-                .copied()
-                .max_by_key(|other| self.paths.get(other).map(|state| (state.nominated, state.heard)));
+            session.selected = session.paths.iter().copied().max_by_key(|other| {
+                self.paths
+                    .get(other)
+                    .map(|state| (state.nominated, state.heard))
+            });
         }
     }
 
     /// Forgets the path that was silent longest when a transport has as many as it may.
     fn make_room(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.get(&id) else { return };
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
         if session.paths.len() < MAX_PATHS {
             return;
         }
@@ -299,8 +335,14 @@ impl Server {
                 break;
             }
             self.expiries.pop();
-            let Some(session) = self.sessions.get_mut(&id) else { continue };
-            let heard = session.paths.iter().filter_map(|path| self.paths.get(path)).map(|p| p.heard);
+            let Some(session) = self.sessions.get_mut(&id) else {
+                continue;
+            };
+            let heard = session
+                .paths
+                .iter()
+                .filter_map(|path| self.paths.get(path))
+                .map(|p| p.heard);
             match heard.max().map(|heard| heard + CONSENT_TIMEOUT) {
                 Some(expiry) if expiry > now => self.expiries.push(Reverse((expiry, id))),
                 _ => {
@@ -310,7 +352,8 @@ impl Server {
                     session.selected = None;
                     session.nominated = false;
                     session.armed = false;
-                    self.outputs.push_back(Output::Event(Event::Expired { session: id }));
+                    self.outputs
+                        .push_back(Output::Event(Event::Expired { session: id }));
                 }
             }
         }

@@ -37,7 +37,10 @@ impl Scene {
 
     fn open(&mut self, session: SessionId) -> Credentials {
         let credentials = Credentials::generate(3, &mut self.rng);
-        let input = Input::Open { session, credentials: credentials.clone() };
+        let input = Input::Open {
+            session,
+            credentials: credentials.clone(),
+        };
         self.server.handle_input(self.now, input);
         credentials
     }
@@ -47,7 +50,10 @@ impl Scene {
         message.set_type(BINDING_REQUEST);
         message.write_header();
         TransactionId::new().add_to(&mut message).unwrap();
-        message.add(ATTR_USERNAME, format!("{}:remote", credentials.ufrag).as_bytes());
+        message.add(
+            ATTR_USERNAME,
+            format!("{}:remote", credentials.ufrag).as_bytes(),
+        );
         message.add(ATTR_PRIORITY, &[0x6E, 0, 0, 1]);
         for (kind, value) in extra {
             message.add(*kind, value);
@@ -61,7 +67,8 @@ impl Scene {
     }
 
     fn send(&mut self, path: Path, message: &[u8]) -> Vec<Output> {
-        self.server.handle_input(self.now, Input::Stun { path, message });
+        self.server
+            .handle_input(self.now, Input::Stun { path, message });
         self.drain()
     }
 
@@ -82,8 +89,10 @@ impl Scene {
     }
 
     fn nominate(&mut self, credentials: &Credentials, path: Path) -> Vec<Output> {
-        let message =
-            self.check(credentials, &[(ATTR_ICE_CONTROLLING, &[1; 8]), (ATTR_USE_CANDIDATE, &[])]);
+        let message = self.check(
+            credentials,
+            &[(ATTR_ICE_CONTROLLING, &[1; 8]), (ATTR_USE_CANDIDATE, &[])],
+        );
         self.send(path, &message)
     }
 
@@ -103,7 +112,9 @@ fn response(outputs: &[Output]) -> Message {
         Output::Event(_) | Output::Timeout(_) => None,
     });
     let mut parsed = Message::new();
-    parsed.unmarshal_binary(message.expect("a response")).unwrap();
+    parsed
+        .unmarshal_binary(message.expect("a response"))
+        .unwrap();
     parsed
 }
 
@@ -128,9 +139,19 @@ fn a_check_is_answered_with_the_clients_address() {
     mapped.get_from(&answer).unwrap();
     assert_eq!((mapped.ip, mapped.port), (path(5000).remote.ip(), 5000));
     FINGERPRINT.check(&answer).unwrap();
-    MessageIntegrity::check(&mut answer, credentials.pwd.as_bytes(), scene.crypto.crypto())
-        .unwrap();
-    assert_eq!(events(&outputs), [Event::Authenticated { session: ALICE, path: path(5000) }]);
+    MessageIntegrity::check(
+        &mut answer,
+        credentials.pwd.as_bytes(),
+        scene.crypto.crypto(),
+    )
+    .unwrap();
+    assert_eq!(
+        events(&outputs),
+        [Event::Authenticated {
+            session: ALICE,
+            path: path(5000)
+        }]
+    );
     assert_eq!(scene.server.heard(scene.now, path(5000)), Some(ALICE));
     assert_eq!(scene.server.heard(scene.now, path(5001)), None);
 }
@@ -143,15 +164,35 @@ fn nomination_selects_the_path_and_a_later_one_takes_over() {
     scene.plain(&credentials, path(2));
     assert_eq!(scene.server.path_of(ALICE), Some(path(1)));
     scene.server.prefer(path(2));
-    assert_eq!(scene.server.path_of(ALICE), Some(path(2)), "DTLS shows the better guess");
+    assert_eq!(
+        scene.server.path_of(ALICE),
+        Some(path(2)),
+        "DTLS shows the better guess"
+    );
 
     let outputs = scene.nominate(&credentials, path(1));
-    assert_eq!(events(&outputs), [Event::Nominated { session: ALICE, path: path(1) }]);
+    assert_eq!(
+        events(&outputs),
+        [Event::Nominated {
+            session: ALICE,
+            path: path(1)
+        }]
+    );
     scene.server.prefer(path(2));
-    assert_eq!(scene.server.path_of(ALICE), Some(path(1)), "a nominated path stands");
+    assert_eq!(
+        scene.server.path_of(ALICE),
+        Some(path(1)),
+        "a nominated path stands"
+    );
 
     let outputs = scene.nominate(&credentials, path(2));
-    assert_eq!(events(&outputs), [Event::Nominated { session: ALICE, path: path(2) }]);
+    assert_eq!(
+        events(&outputs),
+        [Event::Nominated {
+            session: ALICE,
+            path: path(2)
+        }]
+    );
     // Aggressive nomination goes on over both: no flapping.
     assert!(events(&scene.nominate(&credentials, path(1))).is_empty());
     assert!(events(&scene.nominate(&credentials, path(2))).is_empty());
@@ -166,16 +207,28 @@ fn a_silent_nominated_path_gives_way_to_another_nominated_one() {
     scene.nominate(&credentials, path(2));
     scene.after(8);
     let outputs = scene.nominate(&credentials, path(1));
-    assert_eq!(events(&outputs), [Event::Nominated { session: ALICE, path: path(1) }]);
+    assert_eq!(
+        events(&outputs),
+        [Event::Nominated {
+            session: ALICE,
+            path: path(1)
+        }]
+    );
 }
 
 #[test]
 fn wrong_password_user_or_fingerprint_is_dropped_and_counted() {
     let mut scene = Scene::new();
     let credentials = scene.open(ALICE);
-    let forged = Credentials { pwd: "wrong".to_owned(), ..credentials.clone() };
+    let forged = Credentials {
+        pwd: "wrong".to_owned(),
+        ..credentials.clone()
+    };
     assert!(scene.plain(&forged, path(1)).is_empty());
-    let stranger = Credentials { ufrag: "nobody".to_owned(), ..credentials.clone() };
+    let stranger = Credentials {
+        ufrag: "nobody".to_owned(),
+        ..credentials.clone()
+    };
     assert!(scene.plain(&stranger, path(1)).is_empty());
     let mut damaged = scene.check(&credentials, &[]);
     if let Some(last) = damaged.last_mut() {
@@ -205,7 +258,13 @@ fn attributes_behind_the_integrity_are_ignored() {
     tampered.add(ATTR_USE_CANDIDATE, &[]);
     FINGERPRINT.add_to(&mut tampered).unwrap();
     let outputs = scene.send(path(1), &tampered.raw);
-    assert_eq!(events(&outputs), [Event::Authenticated { session: ALICE, path: path(1) }]);
+    assert_eq!(
+        events(&outputs),
+        [Event::Authenticated {
+            session: ALICE,
+            path: path(1)
+        }]
+    );
 }
 
 #[test]
@@ -234,18 +293,40 @@ fn a_restart_keeps_the_old_credentials_until_the_new_pair_is_nominated() {
     let old = scene.open(ALICE);
     scene.nominate(&old, path(1));
     let new = Credentials::generate(3, &mut scene.rng);
-    let input = Input::Restart { session: ALICE, credentials: new.clone() };
+    let input = Input::Restart {
+        session: ALICE,
+        credentials: new.clone(),
+    };
     scene.server.handle_input(scene.now, input);
 
-    assert_eq!(response(&scene.nominate(&old, path(1))).typ, BINDING_SUCCESS);
+    assert_eq!(
+        response(&scene.nominate(&old, path(1))).typ,
+        BINDING_SUCCESS
+    );
     assert_eq!(response(&scene.plain(&new, path(2))).typ, BINDING_SUCCESS);
-    assert_eq!(response(&scene.nominate(&old, path(1))).typ, BINDING_SUCCESS);
+    assert_eq!(
+        response(&scene.nominate(&old, path(1))).typ,
+        BINDING_SUCCESS
+    );
     assert_eq!(scene.server.path_of(ALICE), Some(path(1)));
 
     let outputs = scene.nominate(&new, path(2));
-    assert_eq!(events(&outputs), [Event::Nominated { session: ALICE, path: path(2) }]);
-    assert!(scene.nominate(&old, path(1)).is_empty(), "the old user fragment is gone");
-    assert_eq!(scene.server.heard(scene.now, path(1)), Some(ALICE), "late media still counts");
+    assert_eq!(
+        events(&outputs),
+        [Event::Nominated {
+            session: ALICE,
+            path: path(2)
+        }]
+    );
+    assert!(
+        scene.nominate(&old, path(1)).is_empty(),
+        "the old user fragment is gone"
+    );
+    assert_eq!(
+        scene.server.heard(scene.now, path(1)),
+        Some(ALICE),
+        "late media still counts"
+    );
 }
 
 #[test]
@@ -260,7 +341,10 @@ fn silence_expires_the_transport_and_a_check_brings_it_back() {
     assert_eq!(scene.server.path_of(ALICE), None);
     let outputs = scene.nominate(&credentials, path(1));
     assert_eq!(events(&outputs).len(), 2);
-    assert_eq!(events(&scene.after(16)), [Event::Expired { session: ALICE }]);
+    assert_eq!(
+        events(&scene.after(16)),
+        [Event::Expired { session: ALICE }]
+    );
 }
 
 #[test]
@@ -271,12 +355,18 @@ fn paths_are_bounded_and_end_with_their_connection() {
     for port in 100..200 {
         scene.plain(&credentials, path(port));
     }
-    let known = (1..200).filter(|port| scene.server.knows(path(*port))).count();
+    let known = (1..200)
+        .filter(|port| scene.server.knows(path(*port)))
+        .count();
     assert_eq!(known, 8);
     assert!(scene.server.knows(path(1)), "the nominated path stays");
-    scene.server.handle_input(scene.now, Input::PathClosed { path: path(1) });
+    scene
+        .server
+        .handle_input(scene.now, Input::PathClosed { path: path(1) });
     assert_eq!(scene.server.path_of(ALICE), Some(path(199)));
-    scene.server.handle_input(scene.now, Input::Close { session: ALICE });
+    scene
+        .server
+        .handle_input(scene.now, Input::Close { session: ALICE });
     assert!(!scene.server.knows(path(199)));
     assert!(scene.plain(&credentials, path(1)).is_empty());
 }
@@ -310,9 +400,23 @@ fn credentials_name_their_shard() {
 #[test]
 fn candidates_prefer_udp() {
     let address = SocketAddr::from(([203, 0, 113, 9], 7882));
-    let udp = Candidate { kind: CandidateKind::Udp, address, rank: 0 };
-    let tcp = Candidate { kind: CandidateKind::TcpPassive, address, rank: 0 };
-    assert_eq!(udp.to_string(), "1 1 udp 2130706431 203.0.113.9 7882 typ host");
-    assert!(tcp.to_string().ends_with("203.0.113.9 7882 typ host tcptype passive"));
+    let udp = Candidate {
+        kind: CandidateKind::Udp,
+        address,
+        rank: 0,
+    };
+    let tcp = Candidate {
+        kind: CandidateKind::TcpPassive,
+        address,
+        rank: 0,
+    };
+    assert_eq!(
+        udp.to_string(),
+        "1 1 udp 2130706431 203.0.113.9 7882 typ host"
+    );
+    assert!(
+        tcp.to_string()
+            .ends_with("203.0.113.9 7882 typ host tcptype passive")
+    );
     assert!(udp.priority() > tcp.priority());
 }

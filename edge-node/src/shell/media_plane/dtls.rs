@@ -64,9 +64,15 @@ pub(super) struct Dtls {
 
 enum Phase {
     /// Until the first ClientHello is whole.
-    Hello { hello: ClientHello, held: Vec<BytesMut> },
+    Hello {
+        hello: ClientHello,
+        held: Vec<BytesMut>,
+    },
     /// `done` when the handshake is complete.
-    Running { endpoint: Box<Endpoint>, done: bool },
+    Running {
+        endpoint: Box<Endpoint>,
+        done: bool,
+    },
     Ended,
 }
 
@@ -74,7 +80,10 @@ impl Dtls {
     pub(super) fn new(identity: Arc<Identity>) -> Self {
         Self {
             identity,
-            phase: Phase::Hello { hello: ClientHello::default(), held: Vec::new() },
+            phase: Phase::Hello {
+                hello: ClientHello::default(),
+                held: Vec::new(),
+            },
             errors: 0,
             deadline: None,
             events: VecDeque::new(),
@@ -108,7 +117,11 @@ impl Dtls {
 
     /// Encrypts application data. Dropped unless connected.
     pub(super) fn write(&mut self, now: Instant, data: &[u8]) {
-        if let Phase::Running { endpoint, done: true } = &mut self.phase {
+        if let Phase::Running {
+            endpoint,
+            done: true,
+        } = &mut self.phase
+        {
             if let Err(error) = endpoint.write(now, PEER, data) {
                 tracing::debug!(%error, "DTLS write");
             }
@@ -163,12 +176,17 @@ impl Dtls {
     fn start(&mut self, now: Instant, profile: Option<Profile>) {
         let config = self.identity.config(profile);
         let endpoint = Endpoint::new(PEER, TransportProtocol::UDP, Some(config));
-        self.phase = Phase::Running { endpoint: Box::new(endpoint), done: false };
+        self.phase = Phase::Running {
+            endpoint: Box::new(endpoint),
+            done: false,
+        };
         self.deadline = Some(now + HANDSHAKE_TIMEOUT);
     }
 
     fn read(&mut self, now: Instant, datagram: BytesMut) {
-        let Phase::Running { endpoint, done } = &mut self.phase else { return };
+        let Phase::Running { endpoint, done } = &mut self.phase else {
+            return;
+        };
         let was_done = *done;
         let result = endpoint.read(now, PEER, None, datagram);
         drain(endpoint, &mut self.transmits);
@@ -210,7 +228,9 @@ impl Dtls {
         let Phase::Running { endpoint, done } = &mut self.phase else {
             return Err("closed".to_owned());
         };
-        let state = endpoint.get_connection_state(PEER).ok_or("no association")?;
+        let state = endpoint
+            .get_connection_state(PEER)
+            .ok_or("no association")?;
         let profile = Profile::from_id(state.srtp_protection_profile() as u16)
             .ok_or("no common SRTP profile")?;
         let material = state
@@ -218,7 +238,11 @@ impl Dtls {
             .map_err(|error| error.to_string())?;
         let keys = SessionKeys::from_keying_material(profile, material.as_ref(), true)
             .map_err(|error| error.to_string())?;
-        let certificate = state.peer_certificates.first().cloned().ok_or("no client certificate")?;
+        let certificate = state
+            .peer_certificates
+            .first()
+            .cloned()
+            .ok_or("no client certificate")?;
         *done = true;
         Ok(Event::Connected { keys, certificate })
     }
@@ -249,15 +273,21 @@ fn is_records(mut datagram: &[u8]) -> bool {
         return false;
     }
     while !datagram.is_empty() {
-        let Some((header, rest)) = datagram.split_at_checked(RECORD_HEADER) else { return false };
-        let &[kind, 0xFE, _, epoch_high, epoch_low, .., high, low] = header else { return false };
+        let Some((header, rest)) = datagram.split_at_checked(RECORD_HEADER) else {
+            return false;
+        };
+        let &[kind, 0xFE, _, epoch_high, epoch_low, .., high, low] = header else {
+            return false;
+        };
         let length = usize::from(u16::from_be_bytes([high, low]));
         // change_cipher_spec, alert, handshake, application_data (RFC 5246 section 6.2.1).
         let plain_alert = kind == 21 && epoch_high == 0 && epoch_low == 0;
         if !(20..=23).contains(&kind) || plain_alert {
             return false;
         }
-        let Some((_, rest)) = rest.split_at_checked(length) else { return false };
+        let Some((_, rest)) = rest.split_at_checked(length) else {
+            return false;
+        };
         datagram = rest;
     }
     true

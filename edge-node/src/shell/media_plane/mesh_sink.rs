@@ -31,7 +31,11 @@ pub(super) struct Outlet {
 
 impl Outlet {
     pub(super) fn new(ring: rtrb::Producer<RingPacket>, bell: Arc<Bell>) -> Self {
-        Self { ring, bell, pushed: false }
+        Self {
+            ring,
+            bell,
+            pushed: false,
+        }
     }
 
     /// Queues a packet; false when the ring is full.
@@ -59,11 +63,17 @@ impl MeshSink for Sink {
             }
         }
         // Not wanted any more: the mesh has not heard of it yet.
-        let Some(masks) = self.table.get(&track) else { return };
+        let Some(masks) = self.table.get(&track) else {
+            return;
+        };
         for shard in masks.shards(stream) {
             let packet = PacketRef::clone(&packet);
             if let Some(outlet) = self.outlets.get_mut(shard)
-                && !outlet.push(RingPacket { track, stream, packet })
+                && !outlet.push(RingPacket {
+                    track,
+                    stream,
+                    packet,
+                })
             {
                 self.metrics.queue_dropped("mesh_ring", 1);
             }

@@ -2,9 +2,7 @@
 
 use crate::core::ice;
 use media::router::Stats;
-use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use std::time::Duration;
 
 /// From 25 µs, below what a wake-up costs, to 100 ms, which is a stall.
@@ -53,7 +51,11 @@ impl Metrics {
             plis: vector("plis", "Keyframe requests.", "direction")?,
             rtx: vector("rtx_packets", "Retransmissions to subscribers.", "result")?,
             checks: vector("ice_checks", "STUN messages received.", "result")?,
-            queue_dropped: vector("shard_queue_dropped", "Items dropped by a full queue.", "queue")?,
+            queue_dropped: vector(
+                "shard_queue_dropped",
+                "Items dropped by a full queue.",
+                "queue",
+            )?,
             tcp_refused: vector("tcp_refused", "ICE-TCP connections refused.", "reason")?,
             transports: IntGauge::new("antipode_edge_transports", "Transports that are open.")?,
         };
@@ -102,15 +104,33 @@ impl Metrics {
 
     /// Adds what a router counted since `before`.
     pub(super) fn add_router(&self, before: &Stats, after: &Stats) {
-        self.received.inc_by(after.received_packets - before.received_packets);
-        self.forwarded.inc_by(after.forwarded_packets - before.forwarded_packets);
+        self.received
+            .inc_by(after.received_packets - before.received_packets);
+        self.forwarded
+            .inc_by(after.forwarded_packets - before.forwarded_packets);
         for ((reason, after), (_, before)) in after.drops().zip(before.drops()) {
             add(&self.dropped, reason.name(), after - before);
         }
-        add(&self.nacks, "to_publisher", after.nacks_sent - before.nacks_sent);
-        add(&self.nacks, "from_subscriber", after.nacks_received - before.nacks_received);
-        add(&self.plis, "to_publisher", after.plis_sent - before.plis_sent);
-        add(&self.plis, "from_subscriber", after.plis_received - before.plis_received);
+        add(
+            &self.nacks,
+            "to_publisher",
+            after.nacks_sent - before.nacks_sent,
+        );
+        add(
+            &self.nacks,
+            "from_subscriber",
+            after.nacks_received - before.nacks_received,
+        );
+        add(
+            &self.plis,
+            "to_publisher",
+            after.plis_sent - before.plis_sent,
+        );
+        add(
+            &self.plis,
+            "from_subscriber",
+            after.plis_received - before.plis_received,
+        );
         add(&self.rtx, "sent", after.rtx_sent - before.rtx_sent);
         add(&self.rtx, "refused", after.rtx_refused - before.rtx_refused);
     }
@@ -118,15 +138,30 @@ impl Metrics {
     /// Adds what an ICE agent counted since `before`.
     pub(super) fn add_ice(&self, before: ice::Stats, after: ice::Stats) {
         add(&self.checks, "answered", after.answered - before.answered);
-        add(&self.checks, "malformed", after.malformed - before.malformed);
-        add(&self.checks, "unknown_user", after.unknown_user - before.unknown_user);
-        add(&self.checks, "unauthenticated", after.unauthenticated - before.unauthenticated);
+        add(
+            &self.checks,
+            "malformed",
+            after.malformed - before.malformed,
+        );
+        add(
+            &self.checks,
+            "unknown_user",
+            after.unknown_user - before.unknown_user,
+        );
+        add(
+            &self.checks,
+            "unauthenticated",
+            after.unauthenticated - before.unauthenticated,
+        );
         add(&self.checks, "refused", after.refused - before.refused);
     }
 }
 
 fn vector(name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
-    IntCounterVec::new(Opts::new(format!("antipode_edge_{name}_total"), help), &[label])
+    IntCounterVec::new(
+        Opts::new(format!("antipode_edge_{name}_total"), help),
+        &[label],
+    )
 }
 
 fn add(vector: &IntCounterVec, label: &str, count: u64) {

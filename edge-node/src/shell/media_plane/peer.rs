@@ -34,19 +34,11 @@ pub(super) enum Input {
 #[derive(Debug)]
 pub(super) enum Control {
     /// The fingerprints that signalling said.
-    SetRemote {
-        fingerprints: Vec<String>,
-    },
+    SetRemote { fingerprints: Vec<String> },
     /// A data channel is to be opened.
-    Open {
-        label: String,
-        reliable: bool,
-    },
+    Open { label: String, reliable: bool },
     /// A message for a data channel.
-    Send {
-        label: String,
-        payload: Bytes,
-    },
+    Send { label: String, payload: Bytes },
 }
 
 /// State of the task.
@@ -110,12 +102,17 @@ impl Peer {
             }
             self.advance().await;
         }
-        self.close();
+        self.dtls.close(Instant::now());
+        self.flush();
     }
 
     fn wake(&self) -> Instant {
         let timers = [self.dtls.poll_timeout(), self.sctp.poll_timeout()];
-        timers.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + IDLE)
+        timers
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or_else(|| Instant::now() + IDLE)
     }
 
     async fn handle_inputs(&mut self, first: Input, inputs: &mut mpsc::Receiver<Input>) {
@@ -162,7 +159,9 @@ impl Peer {
                 }
                 dtls::Event::Data(packet) => self.handle_packet(packet.freeze()),
                 dtls::Event::Closed => tell(&self.events, TransportEvent::Disconnected).await,
-                dtls::Event::Failed(reason) => tell(&self.events, TransportEvent::Failed { reason }).await,
+                dtls::Event::Failed(reason) => {
+                    tell(&self.events, TransportEvent::Failed { reason }).await
+                }
             }
         }
         self.verify().await;
@@ -173,7 +172,9 @@ impl Peer {
             };
             tell(&self.events, event).await;
         }
-        self.plane.metrics.queue_dropped("data_channel", self.sctp.take_dropped());
+        self.plane
+            .metrics
+            .queue_dropped("data_channel", self.sctp.take_dropped());
         self.flush();
     }
 
@@ -190,7 +191,9 @@ impl Peer {
         if self.fingerprints.is_empty() {
             return;
         }
-        let Some((keys, certificate)) = self.unverified.take() else { return };
+        let Some((keys, certificate)) = self.unverified.take() else {
+            return;
+        };
         if !dtls::fingerprint_matches(&certificate, &self.fingerprints) {
             self.held.clear();
             self.dtls.close(Instant::now());
@@ -199,7 +202,8 @@ impl Peer {
             return;
         }
         self.verified = true;
-        self.plane.change(|wiring| wiring.transport_ready(self.key, keys));
+        self.plane
+            .change(|wiring| wiring.transport_ready(self.key, keys));
         tell(&self.events, TransportEvent::DtlsConnected).await;
         for packet in std::mem::take(&mut self.held) {
             self.sctp.handle_packet(Instant::now(), packet);
@@ -212,15 +216,22 @@ impl Peer {
             self.dtls.write(now, &packet);
         }
         while let Some(datagram) = self.dtls.poll_transmit() {
-            self.plane.send_dtls(self.shard, self.key, datagram.freeze());
+            self.plane
+                .send_dtls(self.shard, self.key, datagram.freeze());
         }
     }
+}
 
-    fn close(&mut self) {
-        self.dtls.close(Instant::now());
-        self.flush();
+impl Drop for Peer {
+    /// However the task ends, the tables forget the transport.
+    fn drop(&mut self) {
         self.plane.change(|wiring| wiring.close_transport(self.key));
-        self.plane.command(self.shard, ShardCommand::Close { transport: self.key });
+        self.plane.command(
+            self.shard,
+            ShardCommand::Close {
+                transport: self.key,
+            },
+        );
     }
 }
 

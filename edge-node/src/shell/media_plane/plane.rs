@@ -74,7 +74,9 @@ impl Plane {
         wired.next_transport += 1;
         let key = TransportKey(wired.next_transport);
         let load = wired.wiring.load(self.shards.len());
-        let shard = (0..load.len()).min_by_key(|shard| load.get(*shard)).unwrap_or(0);
+        let shard = (0..load.len())
+            .min_by_key(|shard| load.get(*shard))
+            .unwrap_or(0);
         wired.wiring.open_transport(key, shard);
         self.metrics.transports.inc();
         (key, shard)
@@ -109,7 +111,14 @@ impl Plane {
                 self.command(shard, ShardCommand::Fan { track, fan });
             }
             Action::SenderReport(shard, track, stream, clock) => {
-                self.command(shard, ShardCommand::SenderReport { track, stream, clock });
+                self.command(
+                    shard,
+                    ShardCommand::SenderReport {
+                        track,
+                        stream,
+                        clock,
+                    },
+                );
             }
             Action::Mesh(command) => self.mesh.command(command),
             Action::Route(track, masks) => {
@@ -163,12 +172,17 @@ pub(super) fn start(
 
     let (shard_events, shard_event_end) = mpsc::channel(EVENTS);
     let mut shards = Vec::new();
-    for (index, ((inlets, outlets), bell)) in inlets.into_iter().zip(outlets).zip(bells).enumerate() {
+    for (index, ((inlets, outlets), bell)) in inlets.into_iter().zip(outlets).zip(bells).enumerate()
+    {
         let spawn = shard::Spawn {
             index,
             address: shard_address(config.udp, index)?,
             identity: Arc::clone(&identity),
-            rings: Rings { inlets, outlets, mesh: mesh.media() },
+            rings: Rings {
+                inlets,
+                outlets,
+                mesh: mesh.media(),
+            },
             bell,
             events: shard_events.clone(),
             metrics: metrics.clone(),
@@ -176,7 +190,12 @@ pub(super) fn start(
         shards.push(shard::spawn(spawn, shutdown.clone())?);
     }
     let (events, event_end) = mpsc::channel(PLANE_EVENTS);
-    let wired = Wired { wiring: Wiring::default(), next_transport: 0, routes, events };
+    let wired = Wired {
+        wiring: Wiring::default(),
+        next_transport: 0,
+        routes,
+        events,
+    };
     let plane = Arc::new(Plane {
         wiring: Mutex::new(wired),
         external: external(&config.external, config.udp),
@@ -189,7 +208,12 @@ pub(super) fn start(
         next_track: AtomicU32::new(1),
     });
     tokio::spawn(tcp::serve(listener, Arc::clone(&plane), shutdown.clone()));
-    tokio::spawn(pump(Arc::clone(&plane), shard_event_end, mesh_event_end, shutdown.clone()));
+    tokio::spawn(pump(
+        Arc::clone(&plane),
+        shard_event_end,
+        mesh_event_end,
+        shutdown.clone(),
+    ));
     Ok((plane, event_end))
 }
 
@@ -202,7 +226,8 @@ fn connect(bells: &[Arc<Bell>]) -> (Vec<Inlets>, Vec<Vec<Outlet>>, Vec<Outlet>) 
     let mut row = |from: Option<usize>| -> Vec<Outlet> {
         let ends = inlets.iter_mut().zip(bells).enumerate();
         ends.map(|(to, (inlets, bell))| {
-            let (producer, consumer) = rtrb::RingBuffer::new(if from == Some(to) { 1 } else { RING });
+            let (producer, consumer) =
+                rtrb::RingBuffer::new(if from == Some(to) { 1 } else { RING });
             inlets.push(consumer);
             Outlet::new(producer, Arc::clone(bell))
         })
@@ -224,8 +249,13 @@ fn shard_address(base: SocketAddr, index: usize) -> anyhow::Result<SocketAddr> {
     if base.port() == 0 {
         return Ok(base);
     }
-    let port = u16::try_from(index).ok().and_then(|index| base.port().checked_add(index));
-    Ok(SocketAddr::new(base.ip(), port.context("the shards' ports end beyond 65535")?))
+    let port = u16::try_from(index)
+        .ok()
+        .and_then(|index| base.port().checked_add(index));
+    Ok(SocketAddr::new(
+        base.ip(),
+        port.context("the shards' ports end beyond 65535")?,
+    ))
 }
 
 /// Addresses for candidates: as configured, or what is bound; a wildcard says nothing, so that means this host only.
@@ -234,7 +264,11 @@ fn external(configured: &[IpAddr], bound: SocketAddr) -> Vec<IpAddr> {
         return configured.to_vec();
     }
     let ip = bound.ip();
-    vec![if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip }]
+    vec![if ip.is_unspecified() {
+        Ipv4Addr::LOCALHOST.into()
+    } else {
+        ip
+    }]
 }
 
 /// Feeds what shards and mesh report into the tables.

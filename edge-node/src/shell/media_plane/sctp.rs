@@ -125,7 +125,9 @@ impl Sctp {
 
     /// When [`Sctp::handle_timeout`] is due.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.association.as_ref().and_then(|(_, association)| association.poll_timeout())
+        self.association
+            .as_ref()
+            .and_then(|(_, association)| association.poll_timeout())
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -137,7 +139,10 @@ impl Sctp {
 
     /// Opens a channel now or as soon as there is an association. One that exists is left alone.
     pub(super) fn open(&mut self, now: Instant, label: &str, reliable: bool) {
-        let known = self.channels.values().any(|channel| &*channel.label == label)
+        let known = self
+            .channels
+            .values()
+            .any(|channel| &*channel.label == label)
             || self.wanted.iter().any(|open| open.label == label);
         if !known && self.wanted.len() < CHANNELS_MAX {
             self.wanted.push(Open::new(label, reliable));
@@ -150,7 +155,11 @@ impl Sctp {
     pub(super) fn send(&mut self, now: Instant, label: &str, payload: Bytes) {
         if payload.len() > MESSAGE_MAX {
             self.dropped += 1;
-        } else if self.channels.values().any(|channel| channel.open && &*channel.label == label) {
+        } else if self
+            .channels
+            .values()
+            .any(|channel| channel.open && &*channel.label == label)
+        {
             self.write(now, label, &payload);
             self.advance(now);
         } else if self.unsent.len() < UNSENT_MAX {
@@ -229,9 +238,15 @@ impl Sctp {
 
     fn read(&mut self, now: Instant, id: u16) {
         loop {
-            let Some((_, association)) = &mut self.association else { return };
-            let Ok(mut stream) = association.stream(id) else { return };
-            let Ok(Some(chunks)) = stream.read_sctp() else { return };
+            let Some((_, association)) = &mut self.association else {
+                return;
+            };
+            let Ok(mut stream) = association.stream(id) else {
+                return;
+            };
+            let Ok(Some(chunks)) = stream.read_sctp() else {
+                return;
+            };
             let Ok(payload) = chunks.to_payload(MESSAGE_MAX) else {
                 self.dropped += 1;
                 continue;
@@ -276,11 +291,16 @@ impl Sctp {
 
     fn open_stream(&mut self, now: Instant, open: &Open) {
         // The DTLS server opens streams with odd numbers (RFC 8832 section 6).
-        let Some(id) = (1..u16::MAX).step_by(2).find(|id| !self.channels.contains_key(id)) else {
+        let Some(id) = (1..u16::MAX)
+            .step_by(2)
+            .find(|id| !self.channels.contains_key(id))
+        else {
             return;
         };
         if let Some((_, association)) = &mut self.association
-            && association.open_stream(id, PayloadProtocolIdentifier::Binary).is_ok()
+            && association
+                .open_stream(id, PayloadProtocolIdentifier::Binary)
+                .is_ok()
             && self.configure(id, open).is_some()
         {
             self.channels.insert(id, Channel::new(open));
@@ -291,7 +311,9 @@ impl Sctp {
     fn configure(&mut self, id: u16, open: &Open) -> Option<()> {
         let (_, association) = self.association.as_mut()?;
         let mut stream = association.stream(id).ok()?;
-        stream.set_reliability_params(open.unordered, open.reliability, open.parameter).ok()
+        stream
+            .set_reliability_params(open.unordered, open.reliability, open.parameter)
+            .ok()
     }
 
     /// A channel can be used from now on: tells so, and sends what waited for it.
@@ -301,7 +323,9 @@ impl Sctp {
         };
         channel.open = true;
         let label = Arc::clone(&channel.label);
-        self.events.push_back(Event::Open { label: Arc::clone(&label) });
+        self.events.push_back(Event::Open {
+            label: Arc::clone(&label),
+        });
         for (wanted, payload) in std::mem::take(&mut self.unsent) {
             if *wanted == *label {
                 self.write(now, &label, &payload);
@@ -320,20 +344,28 @@ impl Sctp {
     }
 
     fn write_to(&mut self, now: Instant, id: u16, payload: &Bytes, dcep: bool) {
-        let maximum = self.channels.get(&id).map_or(RELIABLE_BUFFER_MAX, |c| c.buffer_max);
-        let Some((_, association)) = &mut self.association else { return };
+        let maximum = self
+            .channels
+            .get(&id)
+            .map_or(RELIABLE_BUFFER_MAX, |c| c.buffer_max);
+        let Some((_, association)) = &mut self.association else {
+            return;
+        };
         let Ok(mut stream) = association.stream(id) else {
             self.dropped += 1;
             return;
         };
-        let full = stream.buffered_amount().is_ok_and(|bytes| bytes + payload.len() > maximum);
+        let full = stream
+            .buffered_amount()
+            .is_ok_and(|bytes| bytes + payload.len() > maximum);
         // SCTP has no empty messages: a zero byte stands for one (RFC 8831 section 6.6).
         let (payload, identifier) = match (dcep, payload.is_empty()) {
             (true, _) => (payload.clone(), PayloadProtocolIdentifier::Dcep),
             (false, false) => (payload.clone(), PayloadProtocolIdentifier::Binary),
-            (false, true) => {
-                (Bytes::from_static(&[0]), PayloadProtocolIdentifier::BinaryEmpty)
-            }
+            (false, true) => (
+                Bytes::from_static(&[0]),
+                PayloadProtocolIdentifier::BinaryEmpty,
+            ),
         };
         if full || stream.write_sctp(now, &payload, identifier).is_err() {
             self.dropped += 1;
@@ -347,7 +379,11 @@ impl Channel {
         Self {
             label: Arc::from(open.label.as_str()),
             open: false,
-            buffer_max: if lossy { LOSSY_BUFFER_MAX } else { RELIABLE_BUFFER_MAX },
+            buffer_max: if lossy {
+                LOSSY_BUFFER_MAX
+            } else {
+                RELIABLE_BUFFER_MAX
+            },
         }
     }
 }
@@ -355,7 +391,9 @@ impl Channel {
 /// The initiate tag if this packet is an INIT: no verification tag, INIT as its first chunk (RFC 9260 section 8.5.1).
 fn initiate_tag(packet: &[u8]) -> Option<[u8; 4]> {
     let (header, chunk) = packet.split_first_chunk::<12>()?;
-    let [_, _, _, _, 0, 0, 0, 0, ..] = header else { return None };
+    let [_, _, _, _, 0, 0, 0, 0, ..] = header else {
+        return None;
+    };
     match chunk {
         [CHUNK_INIT, _, _, _, a, b, c, d, ..] => Some([*a, *b, *c, *d]),
         _ => None,

@@ -35,26 +35,43 @@ const TCP_INPUTS: usize = 1024;
 #[derive(Debug)]
 pub(super) enum ShardCommand {
     /// A transport opens: ICE starts, and DTLS goes to its task.
-    Open { transport: TransportKey, credentials: Credentials, peer: mpsc::Sender<peer::Input> },
+    Open {
+        transport: TransportKey,
+        credentials: Credentials,
+        peer: mpsc::Sender<peer::Input>,
+    },
     /// New ICE credentials.
-    Restart { transport: TransportKey, credentials: Credentials },
+    Restart {
+        transport: TransportKey,
+        credentials: Credentials,
+    },
     /// A transport is gone.
     Close { transport: TransportKey },
     /// A DTLS datagram for a transport's client.
-    Dtls { transport: TransportKey, datagram: Bytes },
+    Dtls {
+        transport: TransportKey,
+        datagram: Bytes,
+    },
     /// For the router.
     Router(Command),
     /// Where packets of a track are handed on.
     Fan { track: TrackKey, fan: Fan },
     /// The publisher's clock of a track that comes by ring.
-    SenderReport { track: TrackKey, stream: StreamIndex, clock: SenderClock },
+    SenderReport {
+        track: TrackKey,
+        stream: StreamIndex,
+        clock: SenderClock,
+    },
 }
 
 /// From the task of an ICE-TCP connection.
 #[derive(Debug)]
 pub(super) enum TcpInput {
     /// A connection, before its first frame.
-    Opened { path: Path, outgoing: mpsc::Sender<Bytes> },
+    Opened {
+        path: Path,
+        outgoing: mpsc::Sender<Bytes>,
+    },
     /// A frame without its length.
     Frame { path: Path, bytes: Vec<u8> },
     /// The connection is gone.
@@ -115,7 +132,10 @@ impl ShardHandle {
     /// Has a datagram sent; false when it is lost, which happens before orders are.
     pub(super) fn send_dtls(&self, transport: TransportKey, datagram: Bytes) -> bool {
         self.commands.capacity() > COMMANDS_FOR_STATE
-            && self.command(ShardCommand::Dtls { transport, datagram })
+            && self.command(ShardCommand::Dtls {
+                transport,
+                datagram,
+            })
     }
 }
 
@@ -161,14 +181,36 @@ pub(super) fn spawn(spawn: Spawn, shutdown: Shutdown) -> anyhow::Result<ShardHan
     let address = socket.local_addr().context("a shard's address")?;
     let (commands, command_end) = mpsc::channel(COMMANDS);
     let (tcp, tcp_end) = mpsc::channel(TCP_INPUTS);
-    let handle = ShardHandle { address, bell: Arc::clone(&spawn.bell), tcp, commands };
-    let ends = Ends { commands: command_end, tcp: tcp_end };
+    let handle = ShardHandle {
+        address,
+        bell: Arc::clone(&spawn.bell),
+        tcp,
+        commands,
+    };
+    let ends = Ends {
+        commands: command_end,
+        tcp: tcp_end,
+    };
     std::thread::Builder::new()
         .name(format!("shard-{}", spawn.index))
         .spawn(move || {
+            let _watch = Watch(shutdown.clone());
             let shard = worker::Shard::new(spawn, socket, ends);
             runtime.block_on(shard.run(&shutdown));
         })
         .context("starting a shard's thread")?;
     Ok(handle)
+}
+
+/// A shard that ends before the process does takes the process with it: clients of a half-dead edge would hang, while those of
+/// a dead one move to another.
+struct Watch(Shutdown);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.0.is_triggered() {
+            tracing::error!("a shard has ended, stopping");
+            self.0.trigger();
+        }
+    }
 }

@@ -70,9 +70,11 @@ async fn connection(stream: TcpStream, path: Path, plane: &Plane) -> io::Result<
     let (read, write) = stream.into_split();
     let mut read = BufReader::new(read);
     let first = tokio::time::timeout(FIRST_FRAME_TIMEOUT, read_frame(&mut read)).await;
-    let first = first.map_err(|_| io::ErrorKind::TimedOut).inspect_err(|_| {
-        plane.metrics.tcp_refused("timeout");
-    })??;
+    let first = first
+        .map_err(|_| io::ErrorKind::TimedOut)
+        .inspect_err(|_| {
+            plane.metrics.tcp_refused("timeout");
+        })??;
     let shard = local_ufrag(&first)
         .and_then(|ufrag| shard_of_ufrag(&ufrag))
         .and_then(|shard| plane.shards.get(shard));
@@ -82,7 +84,11 @@ async fn connection(stream: TcpStream, path: Path, plane: &Plane) -> io::Result<
     };
     let (outgoing, frames) = mpsc::channel(OUTGOING);
     let send = async |input| {
-        let sent = shard.tcp.send(input).await.map_err(|_| io::ErrorKind::BrokenPipe);
+        let sent = shard
+            .tcp
+            .send(input)
+            .await
+            .map_err(|_| io::ErrorKind::BrokenPipe);
         shard.bell.ring();
         sent
     };
@@ -150,7 +156,10 @@ struct Place {
 
 impl Limits {
     fn take(limits: &Arc<Self>, address: IpAddr, metrics: &Metrics) -> Option<Place> {
-        let mut places = limits.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = limits
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let all: usize = places.values().sum();
         let here = places.entry(address).or_default();
         if all >= CONNECTIONS_MAX || *here >= CONNECTIONS_PER_ADDRESS {
@@ -161,13 +170,20 @@ impl Limits {
             return None;
         }
         *here += 1;
-        Some(Place { limits: Arc::clone(limits), address })
+        Some(Place {
+            limits: Arc::clone(limits),
+            address,
+        })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut places = self.limits.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = self
+            .limits
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(here) = places.get_mut(&self.address) {
             *here -= 1;
             if *here == 0 {

@@ -85,17 +85,31 @@ impl Transport {
         let (inputs, input) = mpsc::channel(INPUTS);
         plane.command(
             shard,
-            ShardCommand::Open { transport: key, credentials: credentials.clone(), peer: inputs },
+            ShardCommand::Open {
+                transport: key,
+                credentials: credentials.clone(),
+                peer: inputs,
+            },
         );
         let peer = peer::Peer::new(key, shard, Arc::clone(plane), events);
         plane.runtime.spawn(peer.run(input, controls));
         let plane = Arc::clone(plane);
-        Self { key, shard, plane, credentials: Mutex::new(credentials), control }
+        Self {
+            key,
+            shard,
+            plane,
+            credentials: Mutex::new(credentials),
+            control,
+        }
     }
 
     /// What the client has to know.
     pub fn local(&self) -> LocalParameters {
-        let credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let credentials = self
+            .credentials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         LocalParameters {
             ufrag: credentials.ufrag,
             pwd: credentials.pwd,
@@ -106,7 +120,9 @@ impl Transport {
 
     /// What the client said. Again after an ICE restart or with a new certificate.
     pub fn set_remote(&self, remote: RemoteParameters) {
-        self.order(Control::SetRemote { fingerprints: remote.fingerprints });
+        self.order(Control::SetRemote {
+            fingerprints: remote.fingerprints,
+        });
     }
 
     /// New local credentials, user fragment and password; the old ones stay valid until a pair is nominated with the new ones.
@@ -114,23 +130,35 @@ impl Transport {
         let credentials = Credentials::generate(self.shard, &mut rand::rng());
         self.plane.command(
             self.shard,
-            ShardCommand::Restart { transport: self.key, credentials: credentials.clone() },
+            ShardCommand::Restart {
+                transport: self.key,
+                credentials: credentials.clone(),
+            },
         );
         let answer = (credentials.ufrag.clone(), credentials.pwd.clone());
-        *self.credentials.lock().unwrap_or_else(PoisonError::into_inner) = credentials;
+        *self
+            .credentials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = credentials;
         answer
     }
 
     /// Opens a data channel: in order and reliable, or unordered without retransmission. Waits for SCTP if need be; nothing
     /// happens when there is one with this label.
     pub fn open_data_channel(&self, label: &str, reliable: bool) {
-        self.order(Control::Open { label: label.to_owned(), reliable });
+        self.order(Control::Open {
+            label: label.to_owned(),
+            reliable,
+        });
     }
 
     /// Sends a binary message of up to [`super::MESSAGE_MAX`] bytes; it waits for the channel to open. Dropped and counted when
     /// the queues are full.
     pub fn send_data(&self, label: &str, payload: Bytes) {
-        self.order(Control::Send { label: label.to_owned(), payload });
+        self.order(Control::Send {
+            label: label.to_owned(),
+            payload,
+        });
     }
 
     fn order(&self, control: Control) {
@@ -140,10 +168,19 @@ impl Transport {
     }
 
     fn candidates(&self) -> Vec<String> {
-        let port = self.plane.shards.get(self.shard).map_or(0, |shard| shard.address.port());
+        let port = self
+            .plane
+            .shards
+            .get(self.shard)
+            .map_or(0, |shard| shard.address.port());
         let of = |kind, port| {
             (0..).zip(&self.plane.external).map(move |(rank, ip)| {
-                Candidate { kind, address: (*ip, port).into(), rank }.to_string()
+                Candidate {
+                    kind,
+                    address: (*ip, port).into(),
+                    rank,
+                }
+                .to_string()
             })
         };
         let tcp = of(CandidateKind::TcpPassive, self.plane.tcp.port());

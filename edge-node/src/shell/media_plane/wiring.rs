@@ -93,36 +93,62 @@ impl Wiring {
 
     /// The shard of an open transport.
     pub(super) fn shard_of(&self, transport: TransportKey) -> Option<usize> {
-        self.transports.get(&transport).map(|transport| transport.shard)
+        self.transports
+            .get(&transport)
+            .map(|transport| transport.shard)
     }
 
     /// A transport opens on a shard; its router hears of it only when there are keys.
     pub(super) fn open_transport(&mut self, key: TransportKey, shard: usize) {
-        let transport =
-            Transport { shard, ready: false, receive: None, subscriptions: BTreeMap::new() };
+        let transport = Transport {
+            shard,
+            ready: false,
+            receive: None,
+            subscriptions: BTreeMap::new(),
+        };
         self.transports.insert(key, transport);
     }
 
     /// The DTLS handshake is done: everything that was said about the transport so far takes effect.
     pub(super) fn transport_ready(&mut self, key: TransportKey, keys: SessionKeys) {
-        let Some(transport) = self.transports.get_mut(&key) else { return };
+        let Some(transport) = self.transports.get_mut(&key) else {
+            return;
+        };
         transport.ready = true;
         let shard = transport.shard;
-        self.actions.push(Action::Router(shard, Command::AddTransport { transport: key, keys }));
+        self.actions.push(Action::Router(
+            shard,
+            Command::AddTransport {
+                transport: key,
+                keys,
+            },
+        ));
         if let Some(receive) = &transport.receive {
             let receive = Box::new(receive.clone());
-            self.actions.push(Action::Router(shard, Command::SetReceive { transport: key, receive }));
+            self.actions.push(Action::Router(
+                shard,
+                Command::SetReceive {
+                    transport: key,
+                    receive,
+                },
+            ));
         }
         for (track, config) in &transport.subscriptions {
             let config = Box::new(config.clone());
-            let command = Command::Subscribe { transport: key, track: *track, config };
+            let command = Command::Subscribe {
+                transport: key,
+                track: *track,
+                config,
+            };
             self.actions.push(Action::Router(shard, command));
         }
     }
 
     /// A transport is gone, and its subscriptions with it.
     pub(super) fn close_transport(&mut self, key: TransportKey) {
-        let Some(transport) = self.transports.remove(&key) else { return };
+        let Some(transport) = self.transports.remove(&key) else {
+            return;
+        };
         if transport.ready {
             let command = Command::RemoveTransport { transport: key };
             self.actions.push(Action::Router(transport.shard, command));
@@ -134,10 +160,15 @@ impl Wiring {
 
     /// Replaces what a transport sends to us.
     pub(super) fn set_receive(&mut self, key: TransportKey, receive: ReceiveConfig) {
-        let Some(transport) = self.transports.get_mut(&key) else { return };
+        let Some(transport) = self.transports.get_mut(&key) else {
+            return;
+        };
         if transport.ready {
             let receive = Box::new(receive.clone());
-            let command = Command::SetReceive { transport: key, receive };
+            let command = Command::SetReceive {
+                transport: key,
+                receive,
+            };
             self.actions.push(Action::Router(transport.shard, command));
         }
         transport.receive = Some(receive);
@@ -151,10 +182,18 @@ impl Wiring {
         (room, track_sid): (RoomName, TrackSid),
         config: TrackConfig,
     ) {
-        let Some(home) = self.shard_of(from) else { return };
+        let Some(home) = self.shard_of(from) else {
+            return;
+        };
         self.remove_track(key);
-        let config = TrackConfig { source: Source::Local(from), ..config };
-        self.actions.push(Action::Router(home, Command::AddTrack { track: key, config }));
+        let config = TrackConfig {
+            source: Source::Local(from),
+            ..config
+        };
+        self.actions.push(Action::Router(
+            home,
+            Command::AddTrack { track: key, config },
+        ));
         self.actions.push(Action::Mesh(MeshCommand::Publish {
             room,
             track_sid,
@@ -163,7 +202,8 @@ impl Wiring {
             clock_rate: config.codec.clock_rate(),
             streams: config.streams,
         }));
-        self.tracks.insert(key, Track::new(Origin::Local { home }, config));
+        self.tracks
+            .insert(key, Track::new(Origin::Local { home }, config));
     }
 
     /// A track of another edge appears. Nothing is asked of it before somebody subscribes.
@@ -174,23 +214,31 @@ impl Wiring {
         config: TrackConfig,
     ) {
         self.remove_track(key);
-        let config = TrackConfig { source: Source::Remote, ..config };
-        self.tracks.insert(key, Track::new(Origin::Remote(name), config));
+        let config = TrackConfig {
+            source: Source::Remote,
+            ..config
+        };
+        self.tracks
+            .insert(key, Track::new(Origin::Remote(name), config));
     }
 
     /// A track is gone, and its subscriptions with it.
     pub(super) fn remove_track(&mut self, key: TrackKey) {
-        let Some(track) = self.tracks.remove(&key) else { return };
+        let Some(track) = self.tracks.remove(&key) else {
+            return;
+        };
         for transport in self.transports.values_mut() {
             transport.subscriptions.remove(&key);
         }
         for shard in track.shards() {
-            self.actions.push(Action::Router(shard, Command::RemoveTrack { track: key }));
+            self.actions
+                .push(Action::Router(shard, Command::RemoveTrack { track: key }));
         }
         match &track.origin {
             Origin::Local { home } => {
                 self.actions.push(Action::Fan(*home, key, Fan::default()));
-                self.actions.push(Action::Mesh(MeshCommand::Unpublish { track: key }));
+                self.actions
+                    .push(Action::Mesh(MeshCommand::Unpublish { track: key }));
             }
             Origin::Remote(name) => {
                 self.actions.push(Action::Route(key, ShardMasks::default()));
@@ -208,37 +256,63 @@ impl Wiring {
         key: TrackKey,
         config: SubscriptionConfig,
     ) {
-        let Some(transport) = self.transports.get_mut(&transport_key) else { return };
-        let Some(track) = self.tracks.get_mut(&key) else { return };
+        let Some(transport) = self.transports.get_mut(&transport_key) else {
+            return;
+        };
+        let Some(track) = self.tracks.get_mut(&key) else {
+            return;
+        };
         let shard = transport.shard;
-        let fresh = transport.subscriptions.insert(key, config.clone()).is_none();
+        let fresh = transport
+            .subscriptions
+            .insert(key, config.clone())
+            .is_none();
         if fresh && track.add_subscriber(shard) {
-            let config = TrackConfig { source: Source::Remote, ..track.config };
-            self.actions.push(Action::Router(shard, Command::AddTrack { track: key, config }));
+            let config = TrackConfig {
+                source: Source::Remote,
+                ..track.config
+            };
+            self.actions.push(Action::Router(
+                shard,
+                Command::AddTrack { track: key, config },
+            ));
             if track.muted {
-                let command = Command::SetMuted { track: key, muted: true };
+                let command = Command::SetMuted {
+                    track: key,
+                    muted: true,
+                };
                 self.actions.push(Action::Router(shard, command));
             }
             for (stream, clock) in track.clocks() {
-                self.actions.push(Action::SenderReport(shard, key, stream, clock));
+                self.actions
+                    .push(Action::SenderReport(shard, key, stream, clock));
             }
         }
         if transport.ready {
             let config = Box::new(config);
-            let command = Command::Subscribe { transport: transport_key, track: key, config };
+            let command = Command::Subscribe {
+                transport: transport_key,
+                track: key,
+                config,
+            };
             self.actions.push(Action::Router(shard, command));
         }
     }
 
     /// A transport receives a track no more.
     pub(super) fn unsubscribe(&mut self, transport_key: TransportKey, key: TrackKey) {
-        let Some(transport) = self.transports.get_mut(&transport_key) else { return };
+        let Some(transport) = self.transports.get_mut(&transport_key) else {
+            return;
+        };
         if transport.subscriptions.remove(&key).is_none() {
             return;
         }
         let shard = transport.shard;
         if transport.ready {
-            let command = Command::Unsubscribe { transport: transport_key, track: key };
+            let command = Command::Unsubscribe {
+                transport: transport_key,
+                track: key,
+            };
             self.actions.push(Action::Router(shard, command));
         }
         self.release(key, shard);
@@ -251,28 +325,44 @@ impl Wiring {
         key: TrackKey,
         target: Option<Target>,
     ) {
-        let Some(transport) = self.transports.get_mut(&transport_key) else { return };
-        let Some(config) = transport.subscriptions.get_mut(&key) else { return };
+        let Some(transport) = self.transports.get_mut(&transport_key) else {
+            return;
+        };
+        let Some(config) = transport.subscriptions.get_mut(&key) else {
+            return;
+        };
         config.target = target;
         if transport.ready {
-            let command = Command::SetTarget { transport: transport_key, track: key, target };
+            let command = Command::SetTarget {
+                transport: transport_key,
+                track: key,
+                target,
+            };
             self.actions.push(Action::Router(transport.shard, command));
         }
     }
 
     /// A muted track is forwarded to nobody.
     pub(super) fn set_muted(&mut self, key: TrackKey, muted: bool) {
-        let Some(track) = self.tracks.get_mut(&key) else { return };
+        let Some(track) = self.tracks.get_mut(&key) else {
+            return;
+        };
         track.muted = muted;
         for shard in track.shards() {
-            self.actions.push(Action::Router(shard, Command::SetMuted { track: key, muted }));
+            self.actions.push(Action::Router(
+                shard,
+                Command::SetMuted { track: key, muted },
+            ));
         }
     }
 
     /// News of a shard's router.
     pub(super) fn handle_router_event(&mut self, shard: usize, event: Event) {
         match event {
-            Event::Demand { track: key, streams } => {
+            Event::Demand {
+                track: key,
+                streams,
+            } => {
                 if let Some(track) = self.tracks.get_mut(&key) {
                     let before = track.wanted();
                     track.set_demand(shard, streams);
@@ -280,16 +370,33 @@ impl Wiring {
                 }
             }
             Event::KeyframeNeeded { track, stream } => self.request_keyframe(track, stream),
-            Event::SenderReport { track, stream, clock } => {
-                self.actions.push(Action::Mesh(MeshCommand::SenderReport { track, stream, clock }));
+            Event::SenderReport {
+                track,
+                stream,
+                clock,
+            } => {
+                self.actions.push(Action::Mesh(MeshCommand::SenderReport {
+                    track,
+                    stream,
+                    clock,
+                }));
                 self.spread_clock(track, stream, clock);
             }
-            Event::AudioLevel { track, level_dbov, voice } => {
-                let event = PlaneEvent::AudioLevel { track, level: level_dbov, voice };
+            Event::AudioLevel {
+                track,
+                level_dbov,
+                voice,
+            } => {
+                let event = PlaneEvent::AudioLevel {
+                    track,
+                    level: level_dbov,
+                    voice,
+                };
                 self.actions.push(Action::Plane(event));
             }
             Event::StreamStarted { track, stream } => {
-                self.actions.push(Action::Plane(PlaneEvent::StreamStarted { track, stream }));
+                self.actions
+                    .push(Action::Plane(PlaneEvent::StreamStarted { track, stream }));
             }
             Event::SubscriptionStarted { transport, track } => {
                 let event = PlaneEvent::SubscriptionStarted { transport, track };
@@ -305,7 +412,10 @@ impl Wiring {
     /// News of the mesh.
     pub(super) fn handle_mesh_event(&mut self, event: MeshEvent) {
         match event {
-            MeshEvent::Demand { track: key, streams } => {
+            MeshEvent::Demand {
+                track: key,
+                streams,
+            } => {
                 if let Some(track) = self.tracks.get_mut(&key)
                     && matches!(track.origin, Origin::Local { .. })
                 {
@@ -315,11 +425,19 @@ impl Wiring {
                 }
             }
             MeshEvent::KeyframeNeeded { track, stream } => {
-                if let Some(Track { origin: Origin::Local { .. }, .. }) = self.tracks.get(&track) {
+                if let Some(Track {
+                    origin: Origin::Local { .. },
+                    ..
+                }) = self.tracks.get(&track)
+                {
                     self.request_keyframe(track, stream);
                 }
             }
-            MeshEvent::SenderReport { track, stream, clock } => {
+            MeshEvent::SenderReport {
+                track,
+                stream,
+                clock,
+            } => {
                 self.spread_clock(track, stream, clock);
             }
             event @ (MeshEvent::RoomState(_)
@@ -334,27 +452,41 @@ impl Wiring {
 
     /// One subscription of a shard to a track ended.
     fn release(&mut self, key: TrackKey, shard: usize) {
-        let Some(track) = self.tracks.get_mut(&key) else { return };
+        let Some(track) = self.tracks.get_mut(&key) else {
+            return;
+        };
         let before = track.wanted();
         if track.remove_subscriber(shard) {
-            self.actions.push(Action::Router(shard, Command::RemoveTrack { track: key }));
+            self.actions
+                .push(Action::Router(shard, Command::RemoveTrack { track: key }));
         }
         self.demand_changed(key, before);
     }
 
     /// The demand for a track changed at one place: adapts what crosses the rings and what is asked of its source.
     fn demand_changed(&mut self, key: TrackKey, before: u8) {
-        let Some(track) = self.tracks.get(&key) else { return };
+        let Some(track) = self.tracks.get(&key) else {
+            return;
+        };
         let wanted = track.wanted();
         match &track.origin {
             Origin::Local { home } => {
-                let fan = Fan { shards: track.masks(Some(*home)), mesh: track.mesh_demand };
+                let fan = Fan {
+                    shards: track.masks(Some(*home)),
+                    mesh: track.mesh_demand,
+                };
                 let streams = track.wanted_outside(*home);
                 self.actions.push(Action::Fan(*home, key, fan));
-                let command = Command::Export { track: key, streams };
+                let command = Command::Export {
+                    track: key,
+                    streams,
+                };
                 self.actions.push(Action::Router(*home, command));
                 if wanted != before {
-                    let event = PlaneEvent::Demand { track: key, streams: wanted };
+                    let event = PlaneEvent::Demand {
+                        track: key,
+                        streams: wanted,
+                    };
                     self.actions.push(Action::Plane(event));
                 }
             }
@@ -368,7 +500,9 @@ impl Wiring {
     }
 
     fn request_keyframe(&mut self, key: TrackKey, stream: StreamIndex) {
-        let Some(track) = self.tracks.get(&key) else { return };
+        let Some(track) = self.tracks.get(&key) else {
+            return;
+        };
         self.actions.push(match track.origin {
             Origin::Local { home } => {
                 Action::Router(home, Command::RequestKeyframe { track: key, stream })
@@ -378,10 +512,13 @@ impl Wiring {
     }
 
     fn spread_clock(&mut self, key: TrackKey, stream: StreamIndex, clock: SenderClock) {
-        let Some(track) = self.tracks.get_mut(&key) else { return };
+        let Some(track) = self.tracks.get_mut(&key) else {
+            return;
+        };
         track.note_clock(stream, clock);
         for shard in track.instances() {
-            self.actions.push(Action::SenderReport(shard, key, stream, clock));
+            self.actions
+                .push(Action::SenderReport(shard, key, stream, clock));
         }
     }
 }

@@ -13,8 +13,11 @@ const CLIENT_HELLO: u8 = 1;
 /// Extension type `use_srtp` (RFC 5764 section 4.1.1).
 const USE_SRTP: u16 = 14;
 /// Best first: GCM-128 costs a fifth of AES-CM with HMAC-SHA1.
-const PREFERENCE: [Profile; 3] =
-    [Profile::AeadAes128Gcm, Profile::AeadAes256Gcm, Profile::Aes128CmHmacSha1_80];
+const PREFERENCE: [Profile; 3] = [
+    Profile::AeadAes128Gcm,
+    Profile::AeadAes256Gcm,
+    Profile::Aes128CmHmacSha1_80,
+];
 
 /// The first ClientHello of an association, as far as it has arrived.
 #[derive(Default)]
@@ -53,7 +56,9 @@ impl ClientHello {
     /// The profile to use; `None` when the client offers none that we know.
     pub(super) fn best_profile(&self) -> Option<Profile> {
         let offered = offered(&self.body)?;
-        PREFERENCE.into_iter().find(|profile| offered.contains(&profile.id()))
+        PREFERENCE
+            .into_iter()
+            .find(|profile| offered.contains(&profile.id()))
     }
 
     fn add(&mut self, fragment: &Fragment<'_>) {
@@ -67,9 +72,13 @@ impl ClientHello {
         }
         self.body.resize(fragment.length, 0);
         let end = fragment.offset + fragment.bytes.len();
-        let Some(target) = self.body.get_mut(fragment.offset..end) else { return };
+        let Some(target) = self.body.get_mut(fragment.offset..end) else {
+            return;
+        };
         target.copy_from_slice(fragment.bytes);
-        let at = self.arrived.partition_point(|range| *range < (fragment.offset, end));
+        let at = self
+            .arrived
+            .partition_point(|range| *range < (fragment.offset, end));
         self.arrived.insert(at, (fragment.offset, end));
     }
 }
@@ -129,7 +138,11 @@ impl<'a> Reader<'a> {
     /// A big-endian number of `length` bytes.
     fn number(&mut self, length: usize) -> Option<usize> {
         let bytes = self.take(length)?;
-        Some(bytes.iter().fold(0, |number, byte| (number << 8) | usize::from(*byte)))
+        Some(
+            bytes
+                .iter()
+                .fold(0, |number, byte| (number << 8) | usize::from(*byte)),
+        )
     }
 
     /// Content type and content of the next record.
@@ -146,6 +159,12 @@ impl<'a> Reader<'a> {
         let sequence = u64::try_from(self.number(2)?).ok()?;
         let offset = self.number(3)?;
         let size = self.number(3)?;
-        Some(Fragment { kind, length, sequence, offset, bytes: self.take(size)? })
+        Some(Fragment {
+            kind,
+            length,
+            sequence,
+            offset,
+            bytes: self.take(size)?,
+        })
     }
 }

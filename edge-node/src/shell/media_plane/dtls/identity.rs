@@ -38,7 +38,9 @@ pub(in super::super) struct Identity {
 
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Identity").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("fingerprint", &self.fingerprint)
+            .finish_non_exhaustive()
     }
 }
 
@@ -49,15 +51,18 @@ impl Identity {
         let provider =
             default_provider().map_err(|error| IdentityError::Provider(error.to_string()))?;
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        let certificate = rcgen::CertificateParams::new(vec!["antipode".to_owned()])?
-            .self_signed(&key)?;
+        let certificate =
+            rcgen::CertificateParams::new(vec!["antipode".to_owned()])?.self_signed(&key)?;
         let fingerprint = format!("sha-256 {}", hex_pairs(&digest::SHA256, certificate.der()));
         let certificate = Certificate {
             certificate: vec![certificate.der().clone()],
             private_key: CryptoPrivateKey::from_key_pair(&key, provider.crypto())?,
         };
-        let profiles =
-            [Profile::AeadAes128Gcm, Profile::AeadAes256Gcm, Profile::Aes128CmHmacSha1_80];
+        let profiles = [
+            Profile::AeadAes128Gcm,
+            Profile::AeadAes256Gcm,
+            Profile::Aes128CmHmacSha1_80,
+        ];
         let build = |profiles: &[Profile]| {
             ConfigBuilder::default()
                 .with_crypto_provider(provider.clone())
@@ -75,7 +80,12 @@ impl Identity {
             .map(|profile| Ok((*profile, build(&[*profile])?)))
             .collect::<Result<_, IdentityError>>()?;
         let any_profile = build(&profiles)?;
-        Ok(Self { provider, fingerprint, by_profile, any_profile })
+        Ok(Self {
+            provider,
+            fingerprint,
+            by_profile,
+            any_profile,
+        })
     }
 
     /// `sha-256 AB:CD:…`, the value of `a=fingerprint` (RFC 8122 section 5).
@@ -90,7 +100,10 @@ impl Identity {
 
     /// How to handshake with a client that is to use `profile`.
     pub(super) fn config(&self, profile: Option<Profile>) -> Arc<HandshakeConfig> {
-        let found = self.by_profile.iter().find(|(known, _)| Some(*known) == profile);
+        let found = self
+            .by_profile
+            .iter()
+            .find(|(known, _)| Some(*known) == profile);
         Arc::clone(found.map_or(&self.any_profile, |(_, config)| config))
     }
 }
@@ -98,7 +111,9 @@ impl Identity {
 /// Whether a certificate (DER) has one of the fingerprints, each `<hash function> <hex pairs>` (RFC 8122 section 5).
 pub(in super::super) fn fingerprint_matches(certificate: &[u8], fingerprints: &[String]) -> bool {
     fingerprints.iter().any(|fingerprint| {
-        let Some((function, value)) = fingerprint.trim().split_once(' ') else { return false };
+        let Some((function, value)) = fingerprint.trim().split_once(' ') else {
+            return false;
+        };
         let algorithm = match function.to_ascii_lowercase().as_str() {
             "sha-256" => &digest::SHA256,
             "sha-384" => &digest::SHA384,
@@ -111,7 +126,11 @@ pub(in super::super) fn fingerprint_matches(certificate: &[u8], fingerprints: &[
 
 fn hex_pairs(algorithm: &'static digest::Algorithm, bytes: &[u8]) -> String {
     let digest = digest::digest(algorithm, bytes);
-    let pairs: Vec<String> = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+    let pairs: Vec<String> = digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02X}"))
+        .collect();
     pairs.join(":")
 }
 

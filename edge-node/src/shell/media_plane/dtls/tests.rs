@@ -19,7 +19,10 @@ impl Pair {
         let provider = identity.provider().clone();
         let names = vec!["client".to_owned()];
         let certificate = Certificate::generate_self_signed(names, provider.crypto()).unwrap();
-        let profiles = profiles.iter().map(|p| SrtpProtectionProfile::from(p.id())).collect();
+        let profiles = profiles
+            .iter()
+            .map(|p| SrtpProtectionProfile::from(p.id()))
+            .collect();
         let config = ConfigBuilder::default()
             .with_crypto_provider(provider)
             .with_certificates(vec![certificate])
@@ -33,7 +36,13 @@ impl Pair {
         let mut client = Endpoint::new(PEER, TransportProtocol::UDP, None);
         client.connect(now, PEER, Arc::new(config), None).unwrap();
         let server = Dtls::new(identity);
-        Self { server, client, client_done: false, now, events: Vec::new() }
+        Self {
+            server,
+            client,
+            client_done: false,
+            now,
+            events: Vec::new(),
+        }
     }
 
     fn exchange(&mut self) {
@@ -43,11 +52,16 @@ impl Pair {
             }
             while let Some(datagram) = self.server.poll_transmit() {
                 // After its close the client knows nobody.
-                for event in self.client.read(self.now, PEER, None, datagram).unwrap_or_default() {
+                for event in self
+                    .client
+                    .read(self.now, PEER, None, datagram)
+                    .unwrap_or_default()
+                {
                     self.client_done |= matches!(event, EndpointEvent::HandshakeComplete);
                 }
             }
-            self.events.extend(std::iter::from_fn(|| self.server.poll_event()));
+            self.events
+                .extend(std::iter::from_fn(|| self.server.poll_event()));
         }
     }
 
@@ -65,8 +79,11 @@ impl Pair {
     }
 }
 
-const BROWSER: [Profile; 3] =
-    [Profile::Aes128CmHmacSha1_80, Profile::AeadAes256Gcm, Profile::AeadAes128Gcm];
+const BROWSER: [Profile; 3] = [
+    Profile::Aes128CmHmacSha1_80,
+    Profile::AeadAes256Gcm,
+    Profile::AeadAes128Gcm,
+];
 
 #[test]
 fn gcm_wins_though_the_client_lists_it_last() {
@@ -98,9 +115,12 @@ fn keys_match_and_data_flows_until_the_client_closes() {
     pair.exchange();
     let state = pair.client.get_connection_state(PEER).unwrap();
     let length = Profile::AeadAes128Gcm.keying_material_len();
-    let material = state.export_keying_material("EXTRACTOR-dtls_srtp", &[], length).unwrap();
+    let material = state
+        .export_keying_material("EXTRACTOR-dtls_srtp", &[], length)
+        .unwrap();
     let theirs =
-        SessionKeys::from_keying_material(Profile::AeadAes128Gcm, material.as_ref(), false).unwrap();
+        SessionKeys::from_keying_material(Profile::AeadAes128Gcm, material.as_ref(), false)
+            .unwrap();
     let server_certificate = state.peer_certificates[0].clone();
     let Some(Event::Connected { keys, certificate }) = pair.events.first() else {
         panic!("not connected: {:?}", pair.events)
@@ -108,8 +128,14 @@ fn keys_match_and_data_flows_until_the_client_closes() {
     assert_eq!((&keys.local, &keys.remote), (&theirs.remote, &theirs.local));
     assert!(!certificate.is_empty());
     let ours = pair.server.identity.fingerprint().to_owned();
-    assert!(fingerprint_matches(&server_certificate, std::slice::from_ref(&ours)));
-    assert!(fingerprint_matches(&server_certificate, &[ours.to_lowercase()]));
+    assert!(fingerprint_matches(
+        &server_certificate,
+        std::slice::from_ref(&ours)
+    ));
+    assert!(fingerprint_matches(
+        &server_certificate,
+        &[ours.to_lowercase()]
+    ));
     assert!(!fingerprint_matches(certificate, &[ours]));
 
     pair.events.clear();
@@ -119,7 +145,11 @@ fn keys_match_and_data_flows_until_the_client_closes() {
     pair.events.clear();
     pair.client.close(pair.now).unwrap();
     pair.exchange();
-    assert!(matches!(&pair.events[..], [Event::Closed]), "{:?}", pair.events);
+    assert!(
+        matches!(&pair.events[..], [Event::Closed]),
+        "{:?}",
+        pair.events
+    );
 }
 
 #[test]

@@ -31,9 +31,17 @@ pub(super) struct Open {
 impl Open {
     /// A channel in order without loss, or in any order without retransmission.
     pub(super) fn new(label: &str, reliable: bool) -> Self {
-        let reliability =
-            if reliable { ReliabilityType::Reliable } else { ReliabilityType::Rexmit };
-        Self { label: label.to_owned(), unordered: !reliable, reliability, parameter: 0 }
+        let reliability = if reliable {
+            ReliabilityType::Reliable
+        } else {
+            ReliabilityType::Rexmit
+        };
+        Self {
+            label: label.to_owned(),
+            unordered: !reliable,
+            reliability,
+            parameter: 0,
+        }
     }
 
     /// The message on the wire: type, channel type, priority, reliability parameter, lengths, label, no protocol.
@@ -69,7 +77,9 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Message> {
             let (&[channel, _, _, p0, p1, p2, p3, l0, l1, _, _], rest) =
                 rest.split_first_chunk::<11>()?;
             let length = usize::from(u16::from_be_bytes([l0, l1]));
-            let label = rest.get(..length).filter(|label| label.len() <= LABEL_MAX)?;
+            let label = rest
+                .get(..length)
+                .filter(|label| label.len() <= LABEL_MAX)?;
             Some(Message::Open(Open {
                 label: std::str::from_utf8(label).ok()?.to_owned(),
                 unordered: channel & UNORDERED != 0,

@@ -16,8 +16,16 @@ impl Pair {
         let now = Instant::now();
         let config = Arc::new(EndpointConfig::new());
         let mut endpoint = Endpoint::new(PEER, TransportProtocol::UDP, config, None);
-        let (handle, client) = endpoint.connect(now, ClientConfig::default(), PEER).unwrap();
-        Self { server: Sctp::new(), endpoint, handle, client, now }
+        let (handle, client) = endpoint
+            .connect(now, ClientConfig::default(), PEER)
+            .unwrap();
+        Self {
+            server: Sctp::new(),
+            endpoint,
+            handle,
+            client,
+            now,
+        }
     }
 
     fn client_sends(&mut self) -> Vec<Bytes> {
@@ -60,15 +68,25 @@ impl Pair {
 
     fn client_opens(&mut self, id: u16, label: &str, reliable: bool) {
         let open = Open::new(label, reliable);
-        let mut stream = self.client.open_stream(id, PayloadProtocolIdentifier::Binary).unwrap();
-        stream.set_reliability_params(open.unordered, open.reliability, open.parameter).unwrap();
+        let mut stream = self
+            .client
+            .open_stream(id, PayloadProtocolIdentifier::Binary)
+            .unwrap();
+        stream
+            .set_reliability_params(open.unordered, open.reliability, open.parameter)
+            .unwrap();
         let bytes = Bytes::from(open.to_bytes());
-        stream.write_sctp(self.now, &bytes, PayloadProtocolIdentifier::Dcep).unwrap();
+        stream
+            .write_sctp(self.now, &bytes, PayloadProtocolIdentifier::Dcep)
+            .unwrap();
     }
 
     fn client_reads(&mut self, id: u16) -> Option<Vec<u8>> {
         let chunks = self.client.stream(id).ok()?.read_sctp().ok()??;
-        chunks.to_payload(MESSAGE_MAX).ok().map(|bytes| bytes.to_vec())
+        chunks
+            .to_payload(MESSAGE_MAX)
+            .ok()
+            .map(|bytes| bytes.to_vec())
     }
 }
 
@@ -79,16 +97,30 @@ fn a_client_opens_a_channel_and_both_send() {
     pair.client_opens(0, "_reliable", true);
     pair.settle();
     let label: Arc<str> = Arc::from("_reliable");
-    assert_eq!(pair.events(), [Event::Open { label: Arc::clone(&label) }]);
+    assert_eq!(
+        pair.events(),
+        [Event::Open {
+            label: Arc::clone(&label)
+        }]
+    );
     assert_eq!(pair.client_reads(0).unwrap(), dcep::ACK);
 
     let large = vec![7; 60_000];
     let mut stream = pair.client.stream(0).unwrap();
-    stream.write_with_ppi(pair.now, &large, PayloadProtocolIdentifier::Binary).unwrap();
+    stream
+        .write_with_ppi(pair.now, &large, PayloadProtocolIdentifier::Binary)
+        .unwrap();
     pair.settle();
-    assert_eq!(pair.events(), [Event::Data { label, payload: Bytes::from(large.clone()) }]);
+    assert_eq!(
+        pair.events(),
+        [Event::Data {
+            label,
+            payload: Bytes::from(large.clone())
+        }]
+    );
 
-    pair.server.send(pair.now, "_reliable", Bytes::from(large.clone()));
+    pair.server
+        .send(pair.now, "_reliable", Bytes::from(large.clone()));
     pair.settle();
     assert_eq!(pair.client_reads(0).unwrap(), large);
     pair.server.send(pair.now, "_reliable", Bytes::new());
@@ -102,21 +134,40 @@ fn we_open_channels_before_there_is_an_association() {
     pair.server.open(pair.now, "_reliable", true);
     pair.server.open(pair.now, "_lossy", false);
     pair.server.open(pair.now, "_lossy", false);
-    pair.server.send(pair.now, "_lossy", Bytes::from_static(b"early"));
+    pair.server
+        .send(pair.now, "_lossy", Bytes::from_static(b"early"));
     pair.settle();
     let open = pair.client_reads(1).unwrap();
-    assert_eq!(dcep::parse(&open), Some(Message::Open(Open::new("_reliable", true))));
+    assert_eq!(
+        dcep::parse(&open),
+        Some(Message::Open(Open::new("_reliable", true)))
+    );
     let open = pair.client_reads(3).unwrap();
-    assert_eq!(dcep::parse(&open), Some(Message::Open(Open::new("_lossy", false))));
+    assert_eq!(
+        dcep::parse(&open),
+        Some(Message::Open(Open::new("_lossy", false)))
+    );
     assert!(pair.client.stream(5).is_err(), "a label is opened once");
-    assert!(pair.events().is_empty(), "not open before the acknowledgement");
+    assert!(
+        pair.events().is_empty(),
+        "not open before the acknowledgement"
+    );
 
     let mut stream = pair.client.stream(3).unwrap();
-    stream.set_reliability_params(true, ReliabilityType::Rexmit, 0).unwrap();
+    stream
+        .set_reliability_params(true, ReliabilityType::Rexmit, 0)
+        .unwrap();
     let ack = Bytes::from_static(&dcep::ACK);
-    stream.write_sctp(pair.now, &ack, PayloadProtocolIdentifier::Dcep).unwrap();
+    stream
+        .write_sctp(pair.now, &ack, PayloadProtocolIdentifier::Dcep)
+        .unwrap();
     pair.settle();
-    assert_eq!(pair.events(), [Event::Open { label: Arc::from("_lossy") }]);
+    assert_eq!(
+        pair.events(),
+        [Event::Open {
+            label: Arc::from("_lossy")
+        }]
+    );
     assert_eq!(pair.client_reads(3).unwrap(), b"early");
 }
 
@@ -138,8 +189,12 @@ fn a_repeated_init_is_answered_and_makes_no_second_association() {
     pair.settle();
     assert_eq!(pair.events().len(), 1);
     pair.server.handle_packet(pair.now, init);
-    assert!(pair.server.poll_transmit().is_none(), "an old INIT says nothing to a live association");
-    pair.server.send(pair.now, "x", Bytes::from_static(b"still here"));
+    assert!(
+        pair.server.poll_transmit().is_none(),
+        "an old INIT says nothing to a live association"
+    );
+    pair.server
+        .send(pair.now, "x", Bytes::from_static(b"still here"));
     pair.settle();
     pair.client_reads(0);
     assert_eq!(pair.client_reads(0).unwrap(), b"still here");
@@ -149,16 +204,19 @@ fn a_repeated_init_is_answered_and_makes_no_second_association() {
 fn queues_are_bounded() {
     let mut pair = Pair::new();
     for _ in 0..UNSENT_MAX + 5 {
-        pair.server.send(pair.now, "nowhere", Bytes::from_static(b"x"));
+        pair.server
+            .send(pair.now, "nowhere", Bytes::from_static(b"x"));
     }
-    pair.server.send(pair.now, "nowhere", Bytes::from(vec![0; MESSAGE_MAX + 1]));
+    pair.server
+        .send(pair.now, "nowhere", Bytes::from(vec![0; MESSAGE_MAX + 1]));
     assert_eq!(pair.server.take_dropped(), 6);
     pair.settle();
     pair.client_opens(0, "_lossy", false);
     pair.settle();
     // The client falls silent: what it never takes is dropped beyond the bound.
     for _ in 0..40 {
-        pair.server.send(pair.now, "_lossy", Bytes::from(vec![0; 16_000]));
+        pair.server
+            .send(pair.now, "_lossy", Bytes::from(vec![0; 16_000]));
     }
     assert!(pair.server.take_dropped() > 10);
 }

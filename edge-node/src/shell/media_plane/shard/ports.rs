@@ -21,7 +21,12 @@ pub(super) struct Ports {
 impl Ports {
     pub(super) fn new(socket: UdpSocket, metrics: Metrics) -> Self {
         let mapped = socket.local_addr().is_ok_and(|address| address.is_ipv6());
-        Self { socket, mapped, connections: HashMap::new(), metrics }
+        Self {
+            socket,
+            mapped,
+            connections: HashMap::new(),
+            metrics,
+        }
     }
 
     /// A TCP connection may be written to.
@@ -44,7 +49,9 @@ impl Ports {
         match path.carrier {
             Carrier::Udp => self.send_udp(path.remote, contents, segment),
             Carrier::Tcp(connection) => {
-                let Some(outgoing) = self.connections.get(&connection) else { return };
+                let Some(outgoing) = self.connections.get(&connection) else {
+                    return;
+                };
                 for frame in contents.chunks(segment.max(1)) {
                     if outgoing.try_send(Bytes::copy_from_slice(frame)).is_err() {
                         self.metrics.queue_dropped("tcp_out", 1);
@@ -55,7 +62,9 @@ impl Ports {
     }
 
     fn send_udp(&self, remote: SocketAddr, contents: &[u8], segment: usize) {
-        let result = self.socket.try_send(self.destination(remote), contents, Some(segment));
+        let result = self
+            .socket
+            .try_send(self.destination(remote), contents, Some(segment));
         let (sent, reason) = match result {
             Ok(sent) => (sent, "send_buffer_full"),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, "send_buffer_full"),
@@ -66,7 +75,8 @@ impl Ports {
         };
         let lost = contents.len().saturating_sub(sent).div_ceil(segment.max(1));
         if lost > 0 {
-            self.metrics.dropped(reason, u64::try_from(lost).unwrap_or(u64::MAX));
+            self.metrics
+                .dropped(reason, u64::try_from(lost).unwrap_or(u64::MAX));
         }
     }
 

@@ -103,7 +103,11 @@ impl Shard {
             ice::Output::Transmit { .. } | ice::Output::Event(_) => None,
         };
         let timers = [self.router.poll_timeout(), ice];
-        timers.into_iter().flatten().min().map_or(self.next_stats, |at| at.min(self.next_stats))
+        timers
+            .into_iter()
+            .flatten()
+            .min()
+            .map_or(self.next_stats, |at| at.min(self.next_stats))
     }
 
     fn tick(&mut self, batch: &mut RecvBatch) {
@@ -129,23 +133,47 @@ impl Shard {
 
     fn take_commands(&mut self, now: Instant) {
         for _ in 0..COMMANDS {
-            let Ok(command) = self.ends.commands.try_recv() else { return };
+            let Ok(command) = self.ends.commands.try_recv() else {
+                return;
+            };
             match command {
-                ShardCommand::Open { transport, credentials, peer } => {
+                ShardCommand::Open {
+                    transport,
+                    credentials,
+                    peer,
+                } => {
                     self.peers.insert(transport, peer);
                     let session = SessionId(transport.0);
-                    self.ice.handle_input(now, ice::Input::Open { session, credentials });
+                    self.ice.handle_input(
+                        now,
+                        ice::Input::Open {
+                            session,
+                            credentials,
+                        },
+                    );
                 }
-                ShardCommand::Restart { transport, credentials } => {
+                ShardCommand::Restart {
+                    transport,
+                    credentials,
+                } => {
                     let session = SessionId(transport.0);
-                    self.ice.handle_input(now, ice::Input::Restart { session, credentials });
+                    self.ice.handle_input(
+                        now,
+                        ice::Input::Restart {
+                            session,
+                            credentials,
+                        },
+                    );
                 }
                 ShardCommand::Close { transport } => {
                     self.peers.remove(&transport);
                     let session = SessionId(transport.0);
                     self.ice.handle_input(now, ice::Input::Close { session });
                 }
-                ShardCommand::Dtls { transport, datagram } => {
+                ShardCommand::Dtls {
+                    transport,
+                    datagram,
+                } => {
                     if let Some(path) = self.ice.path_of(SessionId(transport.0)) {
                         self.ports.send(path, &datagram, datagram.len());
                     }
@@ -160,7 +188,11 @@ impl Shard {
                         self.fans.insert(track, fan);
                     }
                 }
-                ShardCommand::SenderReport { track, stream, clock } => {
+                ShardCommand::SenderReport {
+                    track,
+                    stream,
+                    clock,
+                } => {
                     self.router.handle_sender_report(now, track, stream, clock);
                 }
             }
@@ -171,10 +203,21 @@ impl Shard {
     fn take_rings(&mut self, now: Instant) {
         for inlet in &mut self.rings.inlets {
             let waiting = inlet.slots().min(RING_PACKETS);
-            let Ok(packets) = inlet.read_chunk(waiting) else { continue };
-            for RingPacket { track, stream, packet } in packets {
-                self.oldest = Some(self.oldest.map_or(packet.arrival, |at| at.min(packet.arrival)));
-                self.router.handle_packet(now, track, stream, &packet, &mut self.output);
+            let Ok(packets) = inlet.read_chunk(waiting) else {
+                continue;
+            };
+            for RingPacket {
+                track,
+                stream,
+                packet,
+            } in packets
+            {
+                self.oldest = Some(
+                    self.oldest
+                        .map_or(packet.arrival, |at| at.min(packet.arrival)),
+                );
+                self.router
+                    .handle_packet(now, track, stream, &packet, &mut self.output);
             }
             if inlet.slots() > 0 {
                 self.bell.ring();
@@ -184,7 +227,9 @@ impl Shard {
 
     fn take_tcp(&mut self, now: Instant) {
         for _ in 0..TCP_FRAMES {
-            let Ok(input) = self.ends.tcp.try_recv() else { return };
+            let Ok(input) = self.ends.tcp.try_recv() else {
+                return;
+            };
             match input {
                 TcpInput::Opened { path, outgoing } => self.ports.open(path, outgoing),
                 TcpInput::Frame { path, mut bytes } => {
@@ -225,7 +270,13 @@ impl Shard {
     fn handle_datagram(&mut self, now: Instant, path: Path, bytes: &mut [u8]) {
         match bytes.first() {
             Some(0..=3) => {
-                self.ice.handle_input(now, ice::Input::Stun { path, message: bytes });
+                self.ice.handle_input(
+                    now,
+                    ice::Input::Stun {
+                        path,
+                        message: bytes,
+                    },
+                );
                 self.drain_ice();
             }
             Some(20..=63) => match self.ice.heard(now, path) {
@@ -239,7 +290,8 @@ impl Shard {
                 Some(session) => {
                     self.oldest.get_or_insert(now);
                     let transport = TransportKey(session.0);
-                    self.router.handle_datagram(now, transport, bytes, &mut self.output);
+                    self.router
+                        .handle_datagram(now, transport, bytes, &mut self.output);
                 }
                 None => self.metrics.dropped("unknown_path", 1),
             },
@@ -248,9 +300,15 @@ impl Shard {
     }
 
     fn to_peer(&self, session: SessionId, bytes: &[u8]) {
-        let Some(peer) = self.peers.get(&TransportKey(session.0)) else { return };
+        let Some(peer) = self.peers.get(&TransportKey(session.0)) else {
+            return;
+        };
         let room = peer.capacity() > PEER_RESERVE;
-        if !room || peer.try_send(peer::Input::Dtls(Bytes::copy_from_slice(bytes))).is_err() {
+        if !room
+            || peer
+                .try_send(peer::Input::Dtls(Bytes::copy_from_slice(bytes)))
+                .is_err()
+        {
             self.metrics.queue_dropped("dtls_in", 1);
         }
     }
@@ -286,12 +344,23 @@ impl Shard {
     /// Hands packets and events of the router to other threads.
     fn hand_on(&mut self) {
         let mut for_mesh = false;
-        for ExportedPacket { track, stream, packet } in self.output.packets.drain(..) {
-            let Some(fan) = self.fans.get(&track) else { continue };
+        for ExportedPacket {
+            track,
+            stream,
+            packet,
+        } in self.output.packets.drain(..)
+        {
+            let Some(fan) = self.fans.get(&track) else {
+                continue;
+            };
             for shard in fan.shards.shards(stream) {
                 let packet = Arc::clone(&packet);
                 if let Some(outlet) = self.rings.outlets.get_mut(shard)
-                    && !outlet.push(RingPacket { track, stream, packet })
+                    && !outlet.push(RingPacket {
+                        track,
+                        stream,
+                        packet,
+                    })
                 {
                     self.metrics.queue_dropped("shard_ring", 1);
                 }
@@ -322,12 +391,14 @@ impl Shard {
             return;
         }
         let (ice, ports, metrics) = (&self.ice, &self.ports, &self.metrics);
-        self.output.arena.drain_by_transport(|transport, contents, segment| {
-            match ice.path_of(SessionId(transport.0)) {
-                Some(path) => ports.send(path, contents, segment),
-                None => metrics.dropped("no_path", 1),
-            }
-        });
+        self.output
+            .arena
+            .drain_by_transport(|transport, contents, segment| {
+                match ice.path_of(SessionId(transport.0)) {
+                    Some(path) => ports.send(path, contents, segment),
+                    None => metrics.dropped("no_path", 1),
+                }
+            });
         if let Some(oldest) = oldest {
             self.metrics.forwarded_after(oldest.elapsed());
         }
@@ -343,7 +414,9 @@ impl Shard {
 
 /// The wall clock as 32.32 NTP.
 fn ntp_now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let fraction = (u64::from(since.subsec_nanos()) << 32) / 1_000_000_000;
     ((since.as_secs() + NTP_OFFSET) << 32) | fraction
 }

@@ -10,8 +10,8 @@ use rtc_dtls::crypto_provider::{RTCCryptoProvider, default_provider};
 use rtc_dtls::endpoint::{Endpoint as DtlsEndpoint, EndpointEvent};
 use rtc_dtls::extension::extension_use_srtp::SrtpProtectionProfile;
 use rtc_sctp::{
-    Association, AssociationHandle, ClientConfig, DatagramEvent, Endpoint, EndpointConfig,
-    Payload, PayloadProtocolIdentifier, ReliabilityType,
+    Association, AssociationHandle, ClientConfig, DatagramEvent, Endpoint, EndpointConfig, Payload,
+    PayloadProtocolIdentifier, ReliabilityType,
 };
 use rtc_shared::TransportProtocol;
 use rtc_stun::attributes::{
@@ -77,7 +77,10 @@ impl Client {
             .with_crypto_provider(provider.clone())
             .with_certificates(vec![certificate])
             .with_srtp_protection_profiles(
-                profiles.iter().map(|p| SrtpProtectionProfile::from(p.id())).collect(),
+                profiles
+                    .iter()
+                    .map(|p| SrtpProtectionProfile::from(p.id()))
+                    .collect(),
             )
             .with_extended_master_secret(ExtendedMasterSecretType::Require)
             .with_insecure_skip_verify(true)
@@ -121,12 +124,17 @@ impl Client {
     /// ICE, then DTLS, then SCTP is started.
     pub(super) async fn connect(&mut self, remote: &LocalParameters, via: Via) {
         self.move_to_new_path(remote, via).await;
-        self.dtls.connect(Instant::now(), self.peer, Arc::clone(&self.config), None).unwrap();
+        self.dtls
+            .connect(Instant::now(), self.peer, Arc::clone(&self.config), None)
+            .unwrap();
         while self.srtp.is_none() {
             self.step().await;
         }
-        self.sctp =
-            Some(self.endpoint.connect(Instant::now(), ClientConfig::default(), self.peer).unwrap());
+        self.sctp = Some(
+            self.endpoint
+                .connect(Instant::now(), ClientConfig::default(), self.peer)
+                .unwrap(),
+        );
         self.flush().await;
     }
 
@@ -139,7 +147,9 @@ impl Client {
             .map(|line| line.split(' ').collect::<Vec<_>>())
             .find(|fields| fields[2] == wanted)
             .unwrap();
-        let address: SocketAddr = format!("{}:{}", candidate[4], candidate[5]).parse().unwrap();
+        let address: SocketAddr = format!("{}:{}", candidate[4], candidate[5])
+            .parse()
+            .unwrap();
         self.carrier = match via {
             Via::Udp => {
                 let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -180,7 +190,10 @@ impl Client {
                 socket.send(datagram).await.unwrap();
             }
             Carrier::Tcp(stream, _) => {
-                stream.write_u16(u16::try_from(datagram.len()).unwrap()).await.unwrap();
+                stream
+                    .write_u16(u16::try_from(datagram.len()).unwrap())
+                    .await
+                    .unwrap();
                 stream.write_all(datagram).await.unwrap();
             }
         }
@@ -195,7 +208,9 @@ impl Client {
         let length = packet.len();
         packet.resize(length + 32, 0);
         let (_, outbound) = self.srtp.as_ref().unwrap();
-        let sealed = outbound.seal_rtp(&mut packet, 12, length, u64::from(seq)).unwrap();
+        let sealed = outbound
+            .seal_rtp(&mut packet, 12, length, u64::from(seq))
+            .unwrap();
         self.send_raw(&packet[..sealed]).await;
     }
 
@@ -223,10 +238,16 @@ impl Client {
         let mut open = vec![3, 0, 0, 0, 0, 0, 0, 0, 0, length, 0, 0];
         open.extend(label.as_bytes());
         let (_, association) = self.sctp.as_mut().unwrap();
-        let mut stream = association.open_stream(id, PayloadProtocolIdentifier::Binary).unwrap();
-        stream.set_reliability_params(false, ReliabilityType::Reliable, 0).unwrap();
+        let mut stream = association
+            .open_stream(id, PayloadProtocolIdentifier::Binary)
+            .unwrap();
+        stream
+            .set_reliability_params(false, ReliabilityType::Reliable, 0)
+            .unwrap();
         let open = Bytes::from(open);
-        stream.write_sctp(Instant::now(), &open, PayloadProtocolIdentifier::Dcep).unwrap();
+        stream
+            .write_sctp(Instant::now(), &open, PayloadProtocolIdentifier::Dcep)
+            .unwrap();
         self.flush().await;
         assert_eq!(self.receive_data(id).await, [2], "acknowledged");
     }
@@ -239,7 +260,9 @@ impl Client {
         let (_, association) = self.sctp.as_mut().unwrap();
         let ack = Bytes::from_static(&[2]);
         let mut stream = association.stream(id).unwrap();
-        stream.write_sctp(Instant::now(), &ack, PayloadProtocolIdentifier::Dcep).unwrap();
+        stream
+            .write_sctp(Instant::now(), &ack, PayloadProtocolIdentifier::Dcep)
+            .unwrap();
         self.flush().await;
         (String::from_utf8(open[12..].to_vec()).unwrap(), id)
     }
@@ -247,7 +270,9 @@ impl Client {
     pub(super) async fn send_data(&mut self, id: u16, message: &[u8]) {
         let (_, association) = self.sctp.as_mut().unwrap();
         let mut stream = association.stream(id).unwrap();
-        stream.write_with_ppi(Instant::now(), message, PayloadProtocolIdentifier::Binary).unwrap();
+        stream
+            .write_with_ppi(Instant::now(), message, PayloadProtocolIdentifier::Binary)
+            .unwrap();
         self.flush().await;
     }
 
@@ -296,12 +321,18 @@ impl Client {
             0..=3 => self.answered += 1,
             20..=63 => {
                 let bytes = BytesMut::from(&datagram[..]);
-                for event in self.dtls.read(now, self.peer, None, bytes).unwrap_or_default() {
+                for event in self
+                    .dtls
+                    .read(now, self.peer, None, bytes)
+                    .unwrap_or_default()
+                {
                     self.handle_dtls(now, event);
                 }
             }
             _ => {
-                let Some((inbound, _)) = &mut self.srtp else { return };
+                let Some((inbound, _)) = &mut self.srtp else {
+                    return;
+                };
                 // RTCP among it (RFC 5761) is of no interest here.
                 if (192..=223).contains(&datagram[1]) {
                     return;
@@ -323,8 +354,9 @@ impl Client {
                 let state = self.dtls.get_connection_state(self.peer).unwrap();
                 let profile = Profile::from_id(state.srtp_protection_profile() as u16).unwrap();
                 let length = profile.keying_material_len();
-                let material =
-                    state.export_keying_material("EXTRACTOR-dtls_srtp", &[], length).unwrap();
+                let material = state
+                    .export_keying_material("EXTRACTOR-dtls_srtp", &[], length)
+                    .unwrap();
                 let keys =
                     SessionKeys::from_keying_material(profile, material.as_ref(), false).unwrap();
                 self.profile = Some(profile);
@@ -380,7 +412,10 @@ async fn read(carrier: &mut Carrier) -> Vec<u8> {
                     return frame;
                 }
             }
-            assert!(stream.read_buf(buffer).await.unwrap() > 0, "closed by the edge");
+            assert!(
+                stream.read_buf(buffer).await.unwrap() > 0,
+                "closed by the edge"
+            );
         },
     }
 }

@@ -24,7 +24,11 @@ fn keys() -> SessionKeys {
 }
 
 fn video() -> TrackConfig {
-    TrackConfig { codec: Codec::Vp8, source: Source::Remote, streams: 3 }
+    TrackConfig {
+        codec: Codec::Vp8,
+        source: Source::Remote,
+        streams: 3,
+    }
 }
 
 fn subscription() -> SubscriptionConfig {
@@ -79,7 +83,10 @@ fn told(wiring: &mut Wiring) -> Vec<String> {
 }
 
 fn verb(command: &Command) -> String {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the name is enough for the rest")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the name is enough for the rest"
+    )]
     match command {
         Command::Export { streams, .. } => format!("export {streams:03b}"),
         Command::AddTrack { config, .. } => match config.source {
@@ -87,12 +94,22 @@ fn verb(command: &Command) -> String {
             Source::Remote => "add remote".to_owned(),
         },
         Command::RequestKeyframe { stream, .. } => format!("key {stream}"),
-        other => format!("{other:?}").split([' ', '{']).next().unwrap_or_default().to_owned(),
+        other => format!("{other:?}")
+            .split([' ', '{'])
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
     }
 }
 
 fn demand(wiring: &mut Wiring, shard: usize, streams: u8) -> Vec<String> {
-    wiring.handle_router_event(shard, Event::Demand { track: TRACK, streams });
+    wiring.handle_router_event(
+        shard,
+        Event::Demand {
+            track: TRACK,
+            streams,
+        },
+    );
     told(wiring)
 }
 
@@ -105,7 +122,11 @@ fn a_subscriber_on_another_shard_is_fed_by_the_home() {
     assert_eq!(told(&mut wiring), ["1: add remote", "1: Subscribe"]);
     assert_eq!(
         demand(&mut wiring, 1, 0b010),
-        ["0: fan [[], [1], []] mesh 000", "0: export 010", "plane: demand 010"]
+        [
+            "0: fan [[], [1], []] mesh 000",
+            "0: export 010",
+            "plane: demand 010"
+        ]
     );
     wiring.unsubscribe(FAR, TRACK);
     assert_eq!(
@@ -118,7 +139,11 @@ fn a_subscriber_on_another_shard_is_fed_by_the_home() {
             "plane: demand 000"
         ]
     );
-    assert!(demand(&mut wiring, 1, 0).iter().all(|told| !told.starts_with("plane")));
+    assert!(
+        demand(&mut wiring, 1, 0)
+            .iter()
+            .all(|told| !told.starts_with("plane"))
+    );
 }
 
 #[test]
@@ -130,7 +155,11 @@ fn a_subscriber_on_the_home_shard_needs_no_ring() {
     assert_eq!(told(&mut wiring), ["0: Subscribe"]);
     assert_eq!(
         demand(&mut wiring, 0, 0b100),
-        ["0: fan [[], [], []] mesh 000", "0: export 000", "plane: demand 100"]
+        [
+            "0: fan [[], [], []] mesh 000",
+            "0: export 000",
+            "plane: demand 100"
+        ]
     );
     wiring.close_transport(NEAR);
     assert_eq!(
@@ -142,7 +171,12 @@ fn a_subscriber_on_the_home_shard_needs_no_ring() {
             "plane: demand 000"
         ]
     );
-    assert!(demand(&mut wiring, 0, 4).iter().all(|told| !told.starts_with("plane")), "old news");
+    assert!(
+        demand(&mut wiring, 0, 4)
+            .iter()
+            .all(|told| !told.starts_with("plane")),
+        "old news"
+    );
 }
 
 #[test]
@@ -152,13 +186,29 @@ fn demand_of_shards_and_mesh_is_united() {
     wiring.subscribe(FAR, TRACK, subscription());
     told(&mut wiring);
     demand(&mut wiring, 1, 0b001);
-    wiring.handle_mesh_event(MeshEvent::Demand { track: TRACK, streams: 0b101 });
+    wiring.handle_mesh_event(MeshEvent::Demand {
+        track: TRACK,
+        streams: 0b101,
+    });
     assert_eq!(
         told(&mut wiring),
-        ["0: fan [[1], [], []] mesh 101", "0: export 101", "plane: demand 101"]
+        [
+            "0: fan [[1], [], []] mesh 101",
+            "0: export 101",
+            "plane: demand 101"
+        ]
     );
-    wiring.handle_mesh_event(MeshEvent::KeyframeNeeded { track: TRACK, stream: 2 });
-    wiring.handle_router_event(1, Event::KeyframeNeeded { track: TRACK, stream: 0 });
+    wiring.handle_mesh_event(MeshEvent::KeyframeNeeded {
+        track: TRACK,
+        stream: 2,
+    });
+    wiring.handle_router_event(
+        1,
+        Event::KeyframeNeeded {
+            track: TRACK,
+            stream: 0,
+        },
+    );
     assert_eq!(told(&mut wiring), ["0: key 2", "0: key 0"]);
 }
 
@@ -169,18 +219,43 @@ fn a_remote_track_is_asked_for_once_for_all_shards() {
     assert!(told(&mut wiring).is_empty());
     wiring.subscribe(NEAR, TRACK, subscription());
     wiring.subscribe(FAR, TRACK, subscription());
-    assert_eq!(told(&mut wiring), ["0: add remote", "0: Subscribe", "1: add remote", "1: Subscribe"]);
-    assert_eq!(demand(&mut wiring, 0, 0b001), ["route [[0], [], []]", "mesh: demand 001"]);
+    assert_eq!(
+        told(&mut wiring),
+        [
+            "0: add remote",
+            "0: Subscribe",
+            "1: add remote",
+            "1: Subscribe"
+        ]
+    );
+    assert_eq!(
+        demand(&mut wiring, 0, 0b001),
+        ["route [[0], [], []]", "mesh: demand 001"]
+    );
     assert_eq!(demand(&mut wiring, 1, 0b001), ["route [[0, 1], [], []]"]);
-    wiring.handle_router_event(1, Event::KeyframeNeeded { track: TRACK, stream: 0 });
+    wiring.handle_router_event(
+        1,
+        Event::KeyframeNeeded {
+            track: TRACK,
+            stream: 0,
+        },
+    );
     assert_eq!(told(&mut wiring), ["mesh: key 0"]);
     wiring.remove_track(TRACK);
     assert_eq!(
         told(&mut wiring),
-        ["0: RemoveTrack", "1: RemoveTrack", "route [[], [], []]", "mesh: demand 000"]
+        [
+            "0: RemoveTrack",
+            "1: RemoveTrack",
+            "route [[], [], []]",
+            "mesh: demand 000"
+        ]
     );
     wiring.unsubscribe(NEAR, TRACK);
-    assert!(told(&mut wiring).is_empty(), "the subscription went with the track");
+    assert!(
+        told(&mut wiring).is_empty(),
+        "the subscription went with the track"
+    );
 }
 
 #[test]
@@ -190,15 +265,31 @@ fn what_is_said_before_the_keys_takes_effect_with_them() {
     let late = TransportKey(9);
     wiring.open_transport(late, 1);
     wiring.subscribe(late, TRACK, subscription());
-    wiring.set_target(late, TRACK, Some(Target { stream: 1, temporal: 7 }));
+    wiring.set_target(
+        late,
+        TRACK,
+        Some(Target {
+            stream: 1,
+            temporal: 7,
+        }),
+    );
     wiring.set_receive(late, ReceiveConfig::default());
-    assert_eq!(told(&mut wiring), ["0: add local", "mesh: publish", "1: add remote"]);
+    assert_eq!(
+        told(&mut wiring),
+        ["0: add local", "mesh: publish", "1: add remote"]
+    );
     wiring.transport_ready(late, keys());
     let actions = wiring.take_actions();
     let Some(Action::Router(1, Command::Subscribe { config, .. })) = actions.last() else {
         panic!("{actions:?}")
     };
-    assert_eq!(config.target, Some(Target { stream: 1, temporal: 7 }));
+    assert_eq!(
+        config.target,
+        Some(Target {
+            stream: 1,
+            temporal: 7
+        })
+    );
     assert_eq!(actions.len(), 3);
 }
 
@@ -207,12 +298,33 @@ fn the_publishers_clock_reaches_instances_and_mesh_also_later_ones() {
     let mut wiring = scene();
     publish(&mut wiring);
     told(&mut wiring);
-    let clock = SenderClock { ntp: 1, rtp_timestamp: 2, received: std::time::Instant::now() };
-    wiring.handle_router_event(0, Event::SenderReport { track: TRACK, stream: 0, clock });
+    let clock = SenderClock {
+        ntp: 1,
+        rtp_timestamp: 2,
+        received: std::time::Instant::now(),
+    };
+    wiring.handle_router_event(
+        0,
+        Event::SenderReport {
+            track: TRACK,
+            stream: 0,
+            clock,
+        },
+    );
     assert_eq!(told(&mut wiring), ["mesh: clock"]);
     wiring.subscribe(FAR, TRACK, subscription());
-    assert_eq!(told(&mut wiring), ["1: add remote", "1: clock 0", "1: Subscribe"]);
-    wiring.handle_router_event(0, Event::SenderReport { track: TRACK, stream: 0, clock });
+    assert_eq!(
+        told(&mut wiring),
+        ["1: add remote", "1: clock 0", "1: Subscribe"]
+    );
+    wiring.handle_router_event(
+        0,
+        Event::SenderReport {
+            track: TRACK,
+            stream: 0,
+            clock,
+        },
+    );
     assert_eq!(told(&mut wiring), ["mesh: clock", "1: clock 0"]);
 }
 
@@ -225,6 +337,9 @@ fn nothing_known_is_nothing_done() {
     wiring.remove_track(TRACK);
     wiring.close_transport(TransportKey(99));
     demand(&mut wiring, 0, 7);
-    wiring.handle_mesh_event(MeshEvent::Demand { track: TRACK, streams: 1 });
+    wiring.handle_mesh_event(MeshEvent::Demand {
+        track: TRACK,
+        streams: 1,
+    });
     assert!(told(&mut wiring).is_empty());
 }

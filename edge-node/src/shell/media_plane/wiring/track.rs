@@ -1,7 +1,7 @@
 //! One track: where it comes from, and who wants what of it.
 
-use super::demand::{STREAMS_MAX, ShardMasks};
 use super::RemoteName;
+use super::demand::{STREAMS_MAX, ShardMasks};
 use media::router::{SenderClock, StreamIndex, TrackConfig};
 use std::collections::BTreeMap;
 
@@ -53,7 +53,11 @@ impl Track {
 
     /// Shards that hold an instance because somebody there subscribes; never the home.
     pub(super) fn instances(&self) -> Vec<usize> {
-        self.shares.keys().copied().filter(|shard| Some(*shard) != self.home()).collect()
+        self.shares
+            .keys()
+            .copied()
+            .filter(|shard| Some(*shard) != self.home())
+            .collect()
     }
 
     /// All shards whose router knows the track.
@@ -71,7 +75,9 @@ impl Track {
 
     /// One subscription on a shard less; true when that shard's router is to forget the track.
     pub(super) fn remove_subscriber(&mut self, shard: usize) -> bool {
-        let Some(share) = self.shares.get_mut(&shard) else { return false };
+        let Some(share) = self.shares.get_mut(&shard) else {
+            return false;
+        };
         share.subscribers = share.subscribers.saturating_sub(1);
         if share.subscribers > 0 {
             return false;
@@ -89,7 +95,9 @@ impl Track {
 
     /// What everybody wants together.
     pub(super) fn wanted(&self) -> u8 {
-        self.shares.values().fold(self.mesh_demand, |all, share| all | share.demand)
+        self.shares
+            .values()
+            .fold(self.mesh_demand, |all, share| all | share.demand)
     }
 
     /// What everybody but one shard wants together.
@@ -118,6 +126,8 @@ impl Track {
 
     /// The clocks known.
     pub(super) fn clocks(&self) -> impl Iterator<Item = (StreamIndex, SenderClock)> + '_ {
-        (0..).zip(&self.clocks).filter_map(|(stream, clock)| clock.map(|clock| (stream, clock)))
+        (0..)
+            .zip(&self.clocks)
+            .filter_map(|(stream, clock)| clock.map(|clock| (stream, clock)))
     }
 }

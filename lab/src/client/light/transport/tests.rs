@@ -67,6 +67,7 @@ async fn pair(sections: Vec<Section>, meter: &Arc<Meter>) -> Pair {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     socket.connect(remote).await.unwrap();
     let local = socket.local_addr().unwrap();
+    eprintln!("{sdp} {remote} {local}");
     let answer = Answer::parse(&sdp).unwrap();
     let now = Instant::now();
     let transport = Transport::new(now, identity, (local, credentials), (remote, answer)).unwrap();
@@ -97,7 +98,7 @@ impl Pair {
                     .handle_timeout(Instant::now(), &mut self.transport)
                     .unwrap();
             }
-            while let Some(datagram) = self.transport.poll_transmit() {
+            while let Some(datagram) = self.transport.poll_transmit() { eprintln!("tx {:?} {}", datagram[0], datagram.len());
                 self.socket.send(&datagram).await.unwrap();
             }
             let wait = Duration::from_millis(2);
@@ -171,7 +172,7 @@ async fn a_wrong_fingerprint_is_refused() {
             "the handshake neither failed nor ended"
         );
         transport.handle_timeout(Instant::now()).unwrap();
-        while let Some(datagram) = transport.poll_transmit() {
+        while let Some(datagram) = transport.poll_transmit() { eprintln!("tx {:?}", datagram[0]);
             pair.socket.send(&datagram).await.unwrap();
         }
         let wait = Duration::from_millis(20);
