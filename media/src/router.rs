@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use crate::packet::{PacketRef, Pool};
+use crate::packet::{PacketRef, Pool, SLOT_LEN};
 use crate::rtp;
 
 mod arena;
@@ -21,6 +21,7 @@ mod egress;
 mod feedback;
 mod forward;
 mod ingress;
+mod lateness;
 mod output;
 mod reception;
 mod reports;
@@ -66,6 +67,8 @@ pub struct Router {
     downtracks: Slab<Downtrack>,
     transport_slots: HashMap<TransportKey, usize>,
     track_slots: HashMap<TrackKey, usize>,
+    /// The payload as the receiver at hand gets it, where that is not as it came.
+    scratch: Vec<u8>,
     /// State of the generator of initial sequence numbers.
     random: u64,
 }
@@ -83,6 +86,7 @@ impl Router {
             downtracks: Slab::new(),
             transport_slots: HashMap::new(),
             track_slots: HashMap::new(),
+            scratch: Vec::with_capacity(2 * SLOT_LEN),
             random: config.seed,
             config,
         }

@@ -1,6 +1,7 @@
 //! A node's session with the control plane: one gRPC stream to the first replica that answers, opened again whenever it
 //! breaks, for as long as the node lives. Media does not depend on it.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use proto::control::node_message::Message;
 use proto::control::node_session_client::NodeSessionClient;
 use proto::control::rooms_client::RoomsClient;
 use proto::control::{
-    AssignRequest, AssignResponse, ControlMessage, Hello, LinkReport, LinkState, Load, NodeMessage,
+    AssignRequest, AssignResponse, ControlMessage, FlowReport, Hello, LinkReport, LinkState, Load,
+    NodeMessage,
 };
 use proto::{NodeId, RoomName};
 use tokio::sync::{mpsc, watch};
@@ -17,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::worker::handle::LinkStats;
+use crate::mesh::stats::LinkStats;
 
 /// First wait before the control plane is tried again.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -175,6 +177,24 @@ pub fn link_report(stats: &[LinkStats]) -> LinkReport {
     LinkReport {
         links: links.collect(),
     }
+}
+
+/// What is sent over the links, by room, as the control plane is told of it.
+pub fn flow_reports(stats: &[LinkStats]) -> BTreeMap<RoomName, Vec<FlowReport>> {
+    let mut rooms: BTreeMap<RoomName, Vec<FlowReport>> = BTreeMap::new();
+    for link in stats {
+        for flow in &link.flows {
+            rooms
+                .entry(flow.room.clone())
+                .or_default()
+                .push(FlowReport {
+                    peer: link.peer.as_str().to_owned(),
+                    track_sid: flow.track.as_str().to_owned(),
+                    layers: u32::from(flow.streams),
+                });
+        }
+    }
+    rooms
 }
 
 /// Turns counters of this process into rates for [`Load`].

@@ -13,5 +13,6 @@ pub mod role;
 pub mod worker;
 
 pub use mesh::command::{MeshCommand, MeshEvent, NextHop, PeerInfo, Role, RoomPlan};
+pub use mesh::stats::{FlowStats, LinkStats};
 pub use role::{Config, run};
-pub use worker::handle::{LinkStats, MediaSender, MeshHandle, MeshSink};
+pub use worker::handle::{MediaSender, MeshHandle, MeshSink};

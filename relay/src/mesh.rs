@@ -9,6 +9,7 @@ mod flow;
 mod forward;
 mod peer;
 mod room;
+pub mod stats;
 mod subscription;
 mod track;
 
@@ -24,11 +25,11 @@ use proto::{NodeId, RoomName, TrackSid};
 use slab::Slab;
 
 use crate::link::Link;
-use crate::worker::handle::LinkStats;
 use command::{MeshCommand, MeshEvent};
 use peer::Peer;
 pub use peer::PeerKey;
 use room::Room;
+use stats::{FlowStats, LinkStats};
 use track::Track;
 
 /// Version of the control stream's messages that this code speaks.
@@ -392,7 +393,26 @@ impl Mesh {
 
     /// The state of every link that there is or was.
     pub fn stats(&self, now: Instant) -> Vec<LinkStats> {
-        self.peers.iter().map(|peer| peer.stats(now)).collect()
+        let mut stats: Vec<LinkStats> = self.peers.iter().map(|peer| peer.stats(now)).collect();
+        for (_, track) in &self.tracks {
+            for downstream in &track.downstreams {
+                let bound = downstream
+                    .flows
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, flow)| flow.is_some());
+                let streams = bound.fold(0, |streams, (stream, _)| streams | 1 << stream);
+                let Some(link) = stats.get_mut(downstream.peer.0).filter(|_| streams != 0) else {
+                    continue;
+                };
+                link.flows.push(FlowStats {
+                    room: track.room.clone(),
+                    track: track.sid.clone(),
+                    streams,
+                });
+            }
+        }
+        stats
     }
 
     /// What was refused or dropped.

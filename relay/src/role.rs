@@ -1,15 +1,16 @@
 //! The relay process: a mesh worker whose node has no clients, and a session with the control plane.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use media::packet::PacketRef;
 use media::router::{StreamIndex, TrackKey};
 use proto::control::control_message::Message;
-use proto::control::{Hello, Load};
-use proto::{NodeId, RegionId};
+use proto::control::node_message::Message as NodeMessage;
+use proto::control::{Hello, Load, RoomReport};
+use proto::{NodeId, RegionId, RoomName};
 use runtime::admin::{self, Readiness};
 use runtime::ready::Ready;
 use runtime::shutdown::Shutdown;
@@ -17,11 +18,15 @@ use runtime::telemetry::LogConfig;
 use runtime::tls::Paths;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use crate::control::{self, Client, Status};
 use crate::mesh::command::{MeshCommand, MeshEvent, PeerInfo, Role, RoomPlan};
 use crate::worker;
 use crate::worker::handle::{MeshHandle, MeshSink};
+
+/// How often changes of what crosses the links are reported.
+const FLOW_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Configuration of a relay.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -139,6 +144,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     ready.print().context("standard output")?;
     tokio::select! {
         () = follow(messages, &mesh) => {}
+        () = report_flows(&client, &mesh) => {}
         () = shutdown.wait() => {}
     }
     drop(client);
@@ -180,6 +186,42 @@ fn status(mesh: &MeshHandle) -> impl Fn() -> Status + Send + Sync + 'static {
                 egress_bps,
             },
             links: control::link_report(&stats),
+        }
+    }
+}
+
+/// Tells the control plane which tracks cross which of our links, when that changes.
+async fn report_flows(client: &Client, mesh: &MeshHandle) {
+    let mut ticks = tokio::time::interval(FLOW_REPORT_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut reported = BTreeMap::new();
+    loop {
+        ticks.tick().await;
+        if !client.is_connected() {
+            // Whoever we connect to next knows nothing.
+            reported.clear();
+            continue;
+        }
+        let flows = control::flow_reports(&mesh.stats());
+        let rooms: BTreeSet<RoomName> = flows.keys().chain(reported.keys()).cloned().collect();
+        for room in rooms {
+            let now = flows.get(&room).cloned().unwrap_or_default();
+            if reported.get(&room) == Some(&now) {
+                continue;
+            }
+            let report = RoomReport {
+                room: room.as_str().to_owned(),
+                flows: now.clone(),
+                ..RoomReport::default()
+            };
+            if client.send(NodeMessage::Room(report)).is_err() {
+                continue;
+            }
+            if now.is_empty() {
+                reported.remove(&room);
+            } else {
+                reported.insert(room, now);
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A node's session against a real gRPC server that comes and goes.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
@@ -15,8 +17,8 @@ use proto::control::{
 };
 use relay::control::{Client, Config, Error, Status};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
@@ -81,21 +83,28 @@ impl Rooms for Control {
     }
 }
 
-async fn serve(address: SocketAddr) -> (SocketAddr, mpsc::Receiver<Said>, JoinHandle<()>) {
-    let listener = TcpListener::bind(address).await.unwrap();
+/// A server with a runtime of its own, so that it can be killed with all its connections.
+fn serve(address: SocketAddr) -> (SocketAddr, mpsc::Receiver<Said>, Runtime) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = std::net::TcpListener::bind(address).unwrap();
+    listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     let (heard, said) = mpsc::channel(64);
     let control = Control { heard };
-    let server = tonic::transport::Server::builder()
-        .add_service(NodeSessionServer::new(control.clone()))
-        .add_service(RoomsServer::new(control));
-    let task = tokio::spawn(async move {
-        server
+    runtime.spawn(async move {
+        let listener = TcpListener::from_std(listener).unwrap();
+        tonic::transport::Server::builder()
+            .add_service(NodeSessionServer::new(control.clone()))
+            .add_service(RoomsServer::new(control))
             .serve_with_incoming(TcpListenerStream::new(listener))
             .await
             .unwrap();
     });
-    (address, said, task)
+    (address, said, runtime)
 }
 
 async fn welcome(messages: &mut mpsc::Receiver<ControlMessage>) {
@@ -114,7 +123,7 @@ async fn a_session_outlives_its_server() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let (address, mut said, server) = serve("127.0.0.1:0".parse().unwrap()).await;
+    let (address, mut said, server) = serve("127.0.0.1:0".parse().unwrap());
     let config = Config {
         urls: vec![format!("http://{unused}"), format!("http://{address}")],
         hello: Hello {
@@ -145,8 +154,7 @@ async fn a_session_outlives_its_server() {
         ("standup", vec!["edge-a".to_owned()])
     );
 
-    server.abort();
-    assert!(server.await.unwrap_err().is_cancelled());
+    server.shutdown_background();
     tokio::time::timeout(PATIENCE, async {
         while client.is_connected() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -161,7 +169,7 @@ async fn a_session_outlives_its_server() {
         Err(Error::Disconnected)
     ));
 
-    let (_, mut said, _server) = serve(address).await;
+    let (_, mut said, server) = serve(address);
     welcome(&mut messages).await;
     assert!(matches!(said.recv().await, Some(Said::Hello(_))));
     client.assign(&RoomName::from("standup")).await.unwrap();
@@ -172,4 +180,5 @@ async fn a_session_outlives_its_server() {
             .unwrap()
             .is_none()
     );
+    server.shutdown_background();
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use media::router::{Source, TrackConfig, TrackKey};
 use proto::control::node_message::Message as ToControl;
+use proto::control::{FlowReport, RoomReport};
 use proto::{Identity, NodeId, ParticipantSid, RoomName, RoomSid};
 use relay::{MeshCommand, RoomPlan};
 use tokio::sync::{mpsc, oneshot};
@@ -26,6 +27,9 @@ const TICK: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_secs(3);
 /// Reports to the control plane are at least this far apart.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often the links are looked at for the report.
+const FLOW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a room's task is sent.
 #[derive(Debug)]
@@ -84,6 +88,8 @@ pub async fn open(edge: &SharedEdge, name: &RoomName) -> Result<Mailbox, OpenErr
         sessions: HashMap::new(),
         report_due: false,
         reported_at: None,
+        flows: Vec::new(),
+        flows_at: Instant::now(),
         empty_since: Some(Instant::now()),
     };
     task.apply_plan(&plan);
@@ -101,6 +107,9 @@ struct Task {
     sessions: HashMap<ParticipantSid, mpsc::Sender<SessionMail>>,
     report_due: bool,
     reported_at: Option<Instant>,
+    /// What crosses our links for the room, as last looked at.
+    flows: Vec<FlowReport>,
+    flows_at: Instant,
     empty_since: Option<Instant>,
 }
 
@@ -122,6 +131,7 @@ impl Task {
                 self.handle(mail);
             }
             self.drain();
+            self.look_at_flows();
             self.report();
             if self.is_over() && self.edge.rooms.close(&self.name, &mut mail) {
                 self.close();
@@ -255,6 +265,20 @@ impl Task {
         self.report_due = true;
     }
 
+    /// Notices when other tracks cross our links than before.
+    fn look_at_flows(&mut self) {
+        if self.flows_at.elapsed() < FLOW_INTERVAL {
+            return;
+        }
+        self.flows_at = Instant::now();
+        let mut rooms = relay::control::flow_reports(&self.edge.plane.mesh().stats());
+        let flows = rooms.remove(&self.name).unwrap_or_default();
+        if flows != self.flows {
+            self.flows = flows;
+            self.report_due = true;
+        }
+    }
+
     /// Tells the control plane what changed, not too often.
     fn report(&mut self) {
         let recent = self.reported_at.is_some_and(|at| at.elapsed() < REPORT_INTERVAL);
@@ -263,8 +287,8 @@ impl Task {
         }
         self.report_due = false;
         self.reported_at = Some(Instant::now());
-        let report = ToControl::Room(self.room.report());
-        if let Err(error) = self.edge.control.send(report) {
+        let report = RoomReport { flows: self.flows.clone(), ..self.room.report() };
+        if let Err(error) = self.edge.control.send(ToControl::Room(report)) {
             // Everything is said again once there is a session.
             tracing::debug!(%error, "room report not sent");
         }

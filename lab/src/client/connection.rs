@@ -9,6 +9,7 @@ use std::time::Instant;
 use livekit_protocol as livekit;
 use rtc::interceptor::{Interceptor, Packet, Slot, StreamInfo, TaggedPacket};
 use rtc::peer_connection::configuration::media_engine::{MIME_TYPE_OPUS, MIME_TYPE_VP8};
+use rtc::peer_connection::transport::RTCDtlsRole;
 use rtc::rtcp::payload_feedbacks::full_intra_request::FullIntraRequest;
 use rtc::rtcp::payload_feedbacks::picture_loss_indication::PictureLossIndication;
 use rtc::rtp_transceiver::rtp_sender::{
@@ -101,7 +102,10 @@ impl Connection {
         meter: Arc<Meter>,
         events: mpsc::Sender<Event>,
     ) -> Result<Self> {
-        let settings = SettingEngineBuilder::new().with_include_loopback_candidate(true);
+        let settings = SettingEngineBuilder::new()
+            .with_include_loopback_candidate(true)
+            // As browsers answer. On its own the crate becomes the DTLS server of an ICE-lite peer.
+            .with_answering_dtls_role(RTCDtlsRole::Client);
         Box::pin(Self::with_settings(settings, target, local, meter, events)).await
     }
 
@@ -213,11 +217,12 @@ impl Connection {
         if answer.id != 0 && answer.id != self.offer_id {
             return Ok(None);
         }
+        let candidates = candidates_of(&answer.sdp);
         self.pc
             .set_remote_description(RTCSessionDescription::answer(answer.sdp)?)
             .await?;
         self.offering = false;
-        self.flush_candidates().await?;
+        self.flush_candidates(candidates).await?;
         if std::mem::take(&mut self.offer_again) {
             self.offer().await
         } else {
@@ -230,10 +235,11 @@ impl Connection {
         &mut self,
         offer: livekit::SessionDescription,
     ) -> Result<livekit::SessionDescription> {
+        let candidates = candidates_of(&offer.sdp);
         self.pc
             .set_remote_description(RTCSessionDescription::offer(offer.sdp)?)
             .await?;
-        self.flush_candidates().await?;
+        self.flush_candidates(candidates).await?;
         let answer = self.pc.create_answer(None).await?;
         let sdp = answer.sdp.clone();
         self.pc.set_local_description(answer).await?;
@@ -257,13 +263,27 @@ impl Connection {
         Ok(())
     }
 
-    async fn flush_candidates(&mut self) -> Result<()> {
+    async fn flush_candidates(&mut self, described: Vec<RTCIceCandidateInit>) -> Result<()> {
         self.remote_set = true;
-        for candidate in self.candidates.drain(..) {
+        for candidate in described.into_iter().chain(self.candidates.drain(..)) {
             self.pc.add_ice_candidate(candidate).await?;
         }
         Ok(())
     }
+}
+
+/// Candidates in a description. The crate skips those of inactive sections, which is where a bundle
+/// may well have them; browsers do not. Those it knows already it ignores.
+fn candidates_of(sdp: &str) -> Vec<RTCIceCandidateInit> {
+    sdp.lines()
+        .filter_map(|line| line.trim_end().strip_prefix("a=candidate:"))
+        .take(CANDIDATES_MAX)
+        .map(|value| RTCIceCandidateInit {
+            candidate: format!("candidate:{value}"),
+            sdp_mline_index: Some(0),
+            ..Default::default()
+        })
+        .collect()
 }
 
 fn description(kind: &str, sdp: String, id: u32) -> livekit::SessionDescription {

@@ -34,7 +34,10 @@ pub(super) struct Session {
     primary: livekit::SignalTarget,
     /// Announced, waiting for `track_published`.
     announced: Vec<Track>,
+    /// Negotiated, waiting for the connection.
+    ready: Vec<Track>,
     sending: Vec<JoinHandle<()>>,
+    publisher_up: bool,
     counting: Counting,
     state: watch::Sender<State>,
 }
@@ -92,7 +95,9 @@ impl Session {
             subscriber,
             primary,
             announced: video.into_iter().chain(audio).collect(),
+            ready: Vec::new(),
             sending: Vec::new(),
+            publisher_up: false,
             counting: Counting {
                 sent,
                 window: options.window,
@@ -206,10 +211,13 @@ impl Session {
                 };
                 self.signal.send(Request::Trickle(trickle)).await?;
             }
-            Event::Connected(target) if target == self.primary => {
-                self.state.send_replace(State::Connected);
+            Event::Connected(target) => {
+                if target == self.primary {
+                    self.state.send_replace(State::Connected);
+                }
+                self.publisher_up |= target == livekit::SignalTarget::Publisher;
+                self.start_ready();
             }
-            Event::Connected(_) => {}
             Event::Failed(target) => {
                 return Err(Error::Left(format!("{} failed", target.as_str_name())));
             }
@@ -224,11 +232,22 @@ impl Session {
         };
         let track = self.announced.remove(at);
         track.add_to(&self.publisher).await?;
-        let wanted = Arc::clone(&self.publisher.keyframe_wanted);
+        self.ready.push(track);
         self.offer().await?;
-        self.sending
-            .push(track.start(wanted, self.counting.clone()));
+        self.start_ready();
         Ok(())
+    }
+
+    /// Sends what can be sent: the stack drops packets, noisily, before it has keys.
+    fn start_ready(&mut self) {
+        if !self.publisher_up {
+            return;
+        }
+        for track in self.ready.drain(..) {
+            let wanted = Arc::clone(&self.publisher.keyframe_wanted);
+            self.sending
+                .push(track.start(wanted, self.counting.clone()));
+        }
     }
 
     async fn offer(&mut self) -> Result<(), Error> {

@@ -6,9 +6,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::{DropReason, ExtensionIds, SendArena, SubscriptionConfig, TransportKey};
-use crate::layer::Vp8;
-use crate::packet::{Packet, form_for, write_extensions};
-use crate::rewrite::PictureRewrite;
+use crate::packet::{Extensions, Packet, form_for, write_extensions};
 use crate::rtcp;
 use crate::rtp::{Form, Header, Writer};
 use crate::srtp::{OVERHEAD_MAX, Outbound};
@@ -82,11 +80,11 @@ pub(super) struct Outgoing<'a> {
     pub(super) header: Header,
     /// SRTP packet index.
     pub(super) index: u64,
+    /// Where the extensions come from.
     pub(super) packet: &'a Packet,
+    /// Value of the playout delay extension, which need not be the packet's own.
+    pub(super) playout_delay: Option<[u8; 3]>,
     pub(super) payload: &'a [u8],
-    /// Original sequence number of a retransmission.
-    pub(super) rtx: Option<u16>,
-    pub(super) picture: Option<(&'a Vp8, PictureRewrite)>,
     /// 24 bits of 6.18 fixed-point seconds.
     pub(super) send_time: u32,
 }
@@ -144,23 +142,9 @@ impl Egress {
         let transport_seq = self.transport_seq;
         let header_len =
             header(line, outgoing, transport_seq, buffer).ok_or(DropReason::TooLarge)?;
-        let mut start = header_len;
-        if let Some(original) = outgoing.rtx {
-            let prefix = buffer
-                .get_mut(start..start + 2)
-                .ok_or(DropReason::TooLarge)?;
-            prefix.copy_from_slice(&original.to_be_bytes());
-            start += 2;
-        }
-        let len = start + outgoing.payload.len();
-        let payload = buffer.get_mut(start..len).ok_or(DropReason::TooLarge)?;
-        payload.copy_from_slice(outgoing.payload);
-        if let Some((vp8, picture)) = &outgoing.picture {
-            picture.apply(vp8, payload);
-        }
         let sealed = self
             .outbound
-            .seal_rtp(buffer, header_len, len, outgoing.index)
+            .seal_rtp_from(buffer, header_len, outgoing.payload, outgoing.index)
             .map_err(|_| DropReason::Seal)?;
         arena.commit(self.slot, self.key, sealed);
         self.transport_seq = transport_seq.wrapping_add(1);
@@ -227,7 +211,8 @@ fn header(
     if let (Some(id), false) = (ids.mid, line.mid_known) {
         writer.extension(id, &line.mid)?;
     }
-    write_extensions(&mut writer, ids, &outgoing.packet.ext, descriptor)?;
+    let ext = Extensions { playout_delay: outgoing.playout_delay, ..outgoing.packet.ext };
+    write_extensions(&mut writer, ids, &ext, descriptor)?;
     writer.finish()
 }
 

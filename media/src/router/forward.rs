@@ -22,6 +22,8 @@ struct Passing<'a> {
     /// The stream's extended sequence number.
     number: u64,
     packet: &'a Packet,
+    /// Value of the playout delay extension.
+    playout_delay: Option<[u8; 3]>,
     vp8: Option<Vp8>,
     /// The newest block of a RED payload.
     primary: Option<&'a [u8]>,
@@ -49,6 +51,11 @@ impl Router {
             return;
         };
         entry.last_packet = Some(now);
+        if !packet.codec.is_audio() {
+            let in_order = entry.is_newest(number);
+            entry.lateness.note(now, packet.timestamp, packet.codec.clock_rate(), in_order);
+        }
+        let playout_delay = entry.lateness.playout_delay(now).or(packet.ext.playout_delay);
         entry.cache.insert(packet);
         if packet.layer.key && packet.layer.frame_start {
             entry.keyframes.answered();
@@ -64,7 +71,8 @@ impl Router {
         if packet.payload().is_empty() {
             self.stats.drop_packet(DropReason::Padding);
         }
-        let switched = self.fan_out(&self.passing(now, stream, number, packet), slot, out);
+        let passing = Passing { playout_delay, ..self.passing(now, stream, number, packet) };
+        let switched = self.fan_out(&passing, slot, out);
         if switched || was_live & (1 << stream) == 0 {
             self.refresh_track(now, slot, out);
         }
@@ -85,6 +93,7 @@ impl Router {
             stream,
             number,
             packet,
+            playout_delay: packet.ext.playout_delay,
             vp8: if packet.codec == Codec::Vp8 {
                 Vp8::parse(packet.payload())
             } else {
@@ -102,11 +111,16 @@ impl Router {
             downtracks,
             stats,
             timers,
+            scratch,
             ..
         } = self;
         let Some(track) = tracks.get(slot) else {
             return false;
         };
+        if passing.vp8.is_some() {
+            scratch.clear();
+            scratch.extend_from_slice(passing.packet.payload());
+        }
         let mut switched = false;
         for &position in &track.downtracks {
             let Some(downtrack) = downtracks.get_mut(position) else {
@@ -131,7 +145,8 @@ impl Router {
             let Some(transport) = transports.get_mut(downtrack.transport) else {
                 continue;
             };
-            match forward(passing, track, downtrack, transport, out) {
+            let ends = (&mut *downtrack, &mut *transport);
+            match forward(passing, track, ends, scratch, out) {
                 Ok(bytes) => note_sent(stats, bytes),
                 Err(reason) => stats.drop_packet(reason),
             }
@@ -171,6 +186,7 @@ impl Router {
             transports,
             downtracks,
             stats,
+            scratch,
             ..
         } = self;
         let Some(downtrack) = downtracks.get_mut(position) else {
@@ -184,8 +200,18 @@ impl Router {
         };
         for seq in lost {
             stats.nacks_received += 1;
-            let moment = Moment { now_ms, send_time };
-            match resend(moment, seq, track, (&mut *downtrack, &mut *transport), out) {
+            let moment = Resend {
+                seq,
+                now_ms,
+                send_time,
+            };
+            match resend(
+                moment,
+                track,
+                (&mut *downtrack, &mut *transport),
+                scratch,
+                out,
+            ) {
                 Some(()) => stats.rtx_sent += 1,
                 None => stats.rtx_refused += 1,
             }
@@ -234,10 +260,11 @@ fn representation<'a>(
 fn forward(
     passing: &Passing<'_>,
     track: &Track,
-    downtrack: &mut Downtrack,
-    transport: &mut Transport,
+    ends: (&mut Downtrack, &mut Transport),
+    scratch: &mut [u8],
     out: &mut Output,
 ) -> Result<usize, DropReason> {
+    let (downtrack, transport) = ends;
     let packet = passing.packet;
     let (payload, payload_type) =
         representation(downtrack, packet, passing.primary).ok_or(DropReason::NoPayloadType)?;
@@ -245,6 +272,14 @@ fn forward(
         .rewriter
         .forward(passing.number, packet.timestamp, passing.vp8.as_ref())
         .ok_or(DropReason::TooLate)?;
+    let payload = match &passing.vp8 {
+        Some(vp8) => {
+            // Each receiver's ids overwrite those of the one before.
+            sent.picture.apply(vp8, scratch);
+            &*scratch
+        }
+        None => payload,
+    };
     let outgoing = Outgoing {
         header: Header {
             marker: packet.marker,
@@ -255,9 +290,8 @@ fn forward(
         },
         index: sent.seq,
         packet,
+        playout_delay: passing.playout_delay,
         payload,
-        rtx: None,
-        picture: passing.vp8.as_ref().map(|vp8| (vp8, sent.picture)),
         send_time: passing.send_time,
     };
     let bytes = transport
@@ -286,7 +320,8 @@ fn announce(transport: &Transport, track: TrackKey, out: &mut Output) {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Moment {
+struct Resend {
+    seq: u16,
     now_ms: u64,
     send_time: u32,
 }
@@ -295,13 +330,14 @@ struct Moment {
 const RESENDS_MAX: u8 = 5;
 
 fn resend(
-    moment: Moment,
-    seq: u16,
+    moment: Resend,
     track: &Track,
     ends: (&mut Downtrack, &mut Transport),
+    scratch: &mut Vec<u8>,
     out: &mut Output,
 ) -> Option<()> {
     let (downtrack, transport) = ends;
+    let seq = moment.seq;
     let interval = u16::try_from(downtrack.rtt.as_millis())
         .unwrap_or(1000)
         .clamp(10, 1000)
@@ -325,7 +361,8 @@ fn resend(
         timestamp: record.timestamp(),
         ssrc: downtrack.line.ssrc,
     };
-    let mut rtx = None;
+    let uses_rtx = downtrack.rtx_ssrc.is_some() && payload_type.rtx_pt.is_some();
+    scratch.clear();
     // Without RTX the packet goes out under its own index again, which GCM forbids.
     let mut index = crate::rtp::extend(downtrack.rewriter.next_seq(), seq);
     if let (Some(ssrc), Some(rtx_type)) = (downtrack.rtx_ssrc, payload_type.rtx_pt) {
@@ -333,28 +370,33 @@ fn resend(
         header.payload_type = rtx_type;
         header.ssrc = ssrc;
         header.seq = low16(index);
-        rtx = Some(seq);
+        scratch.extend_from_slice(&seq.to_be_bytes());
     } else if !transport.egress.outbound.may_repeat_index() {
         return None;
     }
     if !transport.egress.spend(payload.len()) {
         return None;
     }
-    let picture = vp8.as_ref().map(|vp8| (vp8, record.picture()));
+    let prefix = scratch.len();
+    scratch.extend_from_slice(payload);
+    if let (Some(vp8), Some(payload)) = (vp8, scratch.get_mut(prefix..)) {
+        record.picture().apply(&vp8, payload);
+    }
+    let payload = scratch.as_slice();
+    let send_time = moment.send_time;
     let outgoing = Outgoing {
         header,
         index,
         packet,
+        playout_delay: packet.ext.playout_delay,
         payload,
-        rtx,
-        picture,
-        send_time: moment.send_time,
+        send_time,
     };
     transport
         .egress
         .send(&downtrack.line, &outgoing, &mut out.arena)
         .ok()?;
-    if rtx.is_some() {
+    if uses_rtx {
         downtrack.next_rtx += 1;
     }
     Some(())

@@ -229,9 +229,12 @@ fn sender_reports(call: &Call, peer: usize) -> Vec<rtcp::SenderInfo> {
         .iter()
         .flat_map(|bytes| rtcp::Packets::new(bytes));
     packets
-        .filter_map(|packet| match packet {
-            rtcp::Packet::SenderReport { info, .. } => Some(info),
-            _other => None,
+        .filter_map(|packet| {
+            if let rtcp::Packet::SenderReport { info, .. } = packet {
+                Some(info)
+            } else {
+                None
+            }
         })
         .collect()
 }

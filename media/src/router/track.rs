@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::lateness::Lateness;
 use super::reception::Reception;
 use super::timers::Armed;
 use super::{Config, SenderClock, Source, StreamIndex, TrackConfig, TrackKey};
@@ -102,6 +103,7 @@ pub(super) struct Stream {
     pub(super) clock: Option<SenderClock>,
     pub(super) keyframes: KeyframeRequests,
     pub(super) last_packet: Option<Instant>,
+    pub(super) lateness: Lateness,
     /// Present when the publisher is on this router.
     pub(super) uplink: Option<Uplink>,
     highest: Option<u64>,
@@ -132,11 +134,17 @@ impl Stream {
             clock: None,
             keyframes: KeyframeRequests::default(),
             last_packet: None,
+            lateness: Lateness::default(),
             uplink: None,
             highest: None,
             seen: ReplayWindow::default(),
             anew: false,
         }
+    }
+
+    /// Whether no packet with a higher number was there before.
+    pub(super) fn is_newest(&self, number: u64) -> bool {
+        self.highest.is_none_or(|highest| number >= highest)
     }
 
     /// Extends a sequence number and finds repeats and restarts.

@@ -117,17 +117,14 @@ proptest! {
             *high = 0;
         }
         for packet in Packets::new(&bytes) {
-            match packet {
-                Packet::Nack { lost, .. } => prop_assert!(lost.count() <= 17 * 50),
-                Packet::SenderReport { blocks, .. } | Packet::ReceiverReport { blocks, .. } => {
-                    prop_assert!(blocks.count() <= 31);
-                }
-                Packet::TransportFeedback { body } => {
-                    if let Some(feedback) = crate::twcc::Feedback::parse(body) {
-                        prop_assert!(feedback.arrivals().count() <= usize::from(feedback.count));
-                    }
-                }
-                other => drop(other),
+            if let Packet::Nack { lost, .. } = packet {
+                prop_assert!(lost.count() <= 17 * 50);
+            } else if let Packet::SenderReport { blocks, .. } | Packet::ReceiverReport { blocks, .. } = packet {
+                prop_assert!(blocks.count() <= 31);
+            } else if let Packet::TransportFeedback { body } = packet
+                && let Some(feedback) = crate::twcc::Feedback::parse(body)
+            {
+                prop_assert!(feedback.arrivals().count() <= usize::from(feedback.count));
             }
         }
     }

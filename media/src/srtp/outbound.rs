@@ -1,5 +1,7 @@
 //! Protecting what we send.
 
+use aws_lc_rs::aead::{Aad, Nonce};
+
 use super::cipher::{self, Cipher, Position, gcm_nonce};
 use super::{Error, MasterKey, Profile, SRTCP_ENCRYPTED, SessionKeys};
 
@@ -92,6 +94,44 @@ impl Outbound {
             }
         }
         Ok(len + tag_len)
+    }
+
+    /// Protects an RTP packet whose payload lies elsewhere: `buffer` holds the header and has room
+    /// for payload and tag. Spares a copy of the payload where the cipher can write out of place.
+    /// Returns the length in bytes on the wire.
+    ///
+    /// # Errors
+    /// When the buffer is too short.
+    #[inline]
+    pub fn seal_rtp_from(
+        &self,
+        buffer: &mut [u8],
+        header_len: usize,
+        payload: &[u8],
+        index: u64,
+    ) -> Result<usize, Error> {
+        let len = header_len + payload.len();
+        let no_room = Error::NoRoom {
+            needed: len + super::OVERHEAD_MAX,
+        };
+        let Cipher::Gcm(key, salt) = &self.rtp else {
+            buffer
+                .get_mut(header_len..len)
+                .ok_or(no_room)?
+                .copy_from_slice(payload);
+            return self.seal_rtp(buffer, header_len, len, index);
+        };
+        let (header, rest) = buffer.split_at_mut_checked(header_len).ok_or(no_room)?;
+        let ssrc = match header.get(8..12) {
+            Some(&[a, b, c, d]) => u32::from_be_bytes([a, b, c, d]),
+            Some(_) | None => return Err(Error::Malformed { len }),
+        };
+        let (body, rest) = rest.split_at_mut_checked(payload.len()).ok_or(no_room)?;
+        let tag = rest.get_mut(..16).ok_or(no_room)?;
+        let nonce = Nonce::assume_unique_for_key(gcm_nonce(salt, Position { ssrc, index }));
+        key.seal_out_of_place_scatter(nonce, Aad::from(&*header), payload, body, &[], tag)
+            .map_err(|_| no_room)?;
+        Ok(len + 16)
     }
 
     /// Protects a compound RTCP packet in place and returns its length in bytes on the wire

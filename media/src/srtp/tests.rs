@@ -78,6 +78,10 @@ fn gcm_rtp_vectors() {
             .seal_rtp(&mut buffer, 12, plain.len(), 0xf17b)
             .unwrap();
         assert_eq!(buffer[..len], hex(expected));
+        let mut apart = plain[..12].to_vec();
+        apart.resize(len, 0);
+        let sealed = outbound.seal_rtp_from(&mut apart, 12, &plain[12..], 0xf17b);
+        assert_eq!((sealed, &apart), (Ok(len), &buffer[..len].to_vec()));
         let mut inbound = Inbound::from_ciphers(make(), make());
         assert_eq!(inbound.open_rtp(&mut buffer[..len]).unwrap(), plain);
     }

@@ -9,7 +9,7 @@ use media::router::StreamIndex;
 use proto::NodeId;
 
 use crate::link::{Counters, Link};
-use crate::worker::handle::LinkStats;
+use crate::mesh::stats::LinkStats;
 
 /// How long a flow id rests before it names another flow: repairs of the old one may still be on their way.
 const QUARANTINE: Duration = Duration::from_secs(2);
@@ -201,6 +201,7 @@ impl Peer {
             queue_dropped: counters.queue_dropped,
             flows_out: count(self.flows_out.iter().flatten().count()),
             flows_in: count(self.flows_in.iter().flatten().count()),
+            flows: Vec::new(),
         }
     }
 }

@@ -4,14 +4,13 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use media::packet::PacketRef;
 use media::router::{StreamIndex, TrackKey};
-use proto::NodeId;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::mesh::command::{MeshCommand, MeshEvent};
+use crate::mesh::stats::LinkStats;
 
 /// Packets a [`MediaSender`] holds before it drops new ones: 100 ms at 40,000 packets per second.
 const MEDIA_RING_SLOTS: usize = 4096;
@@ -24,39 +23,6 @@ pub trait MeshSink: Send {
     fn event(&mut self, event: MeshEvent);
     /// End of a batch: wake whoever reads what was delivered.
     fn flush(&mut self);
-}
-
-/// Counters and estimates of the link to one peer. Counters go on over reconnects.
-#[derive(Clone, Debug)]
-pub struct LinkStats {
-    /// The peer.
-    pub peer: NodeId,
-    /// Whether the link is usable.
-    pub up: bool,
-    /// Smoothed round-trip time; zero until measured.
-    pub rtt: Duration,
-    /// Smoothed deviation of one-way delay.
-    pub jitter: Duration,
-    /// Share of media packets lost before repair over the last 10 s, 0.0 to 1.0.
-    pub loss: f64,
-    /// Media packets sent, repairs included.
-    pub packets_sent: u64,
-    /// Their RTP bytes.
-    pub bytes_sent: u64,
-    /// Media packets received, without duplicates.
-    pub packets_received: u64,
-    /// Their RTP bytes.
-    pub bytes_received: u64,
-    /// Packets found missing, before repair.
-    pub packets_lost: u64,
-    /// Missing packets that a repair brought.
-    pub packets_repaired: u64,
-    /// Packets dropped from the send queue by age or overflow.
-    pub queue_dropped: u64,
-    /// Flows bound towards the peer.
-    pub flows_out: u32,
-    /// Flows the peer has bound towards us.
-    pub flows_in: u32,
 }
 
 /// One packet on its way to the worker.

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use proto::NodeId;
 
-use super::handle::{HandleCounters, LinkStats};
+use super::handle::HandleCounters;
 use crate::mesh::Refusals;
+use crate::mesh::stats::LinkStats;
 
 /// All metrics of a worker.
 #[derive(Debug)]

@@ -19,6 +19,8 @@ async function tryVideo(from, others, codec) {
 async function tryAudio(from, others, red) {
   await from.act('publish_audio', { red });
   await Promise.all(others.map((to) => to.hears(from)));
+  const sent = (await from.attempt('sent')).tracks?.find((one) => one.kind === 'audio');
+  check(!sent || sent.codec === (red ? 'red' : 'opus'), `${from.identity} sends ${sent?.codec}`);
   await from.act('unpublish', { kind: 'audio' });
   await Promise.all(others.map((to) => to.event('track_unsubscribed', { identity: from.identity })));
   for (const to of others) to.events = to.events.filter((one) => one.event !== 'track_unsubscribed');

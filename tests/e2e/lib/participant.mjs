@@ -1,4 +1,4 @@
-import { check, until, sleep } from './check.mjs';
+import { CheckFailed, check, until, sleep } from './check.mjs';
 
 /**
  * A participant of a call, whichever client it runs in. Sub-classes give `request(command)` and `close()`, and put what
@@ -57,28 +57,30 @@ export class Participant {
   async refresh() {}
 
   /** Waits until video from `from` is decoded, and returns its statistics. */
-  async sees(from, { frames = 10, timeoutMs = 20_000 } = {}) {
-    return until(
-      `${this.identity} decodes ${frames} frames of ${from.identity}`,
-      async () => {
-        const track = await this.track(from, 'video');
-        return track && track.frames >= frames && track.width > 0 ? track : null;
-      },
-      { timeoutMs, everyMs: 100 },
-    );
+  sees(from, { frames = 10, timeoutMs = 20_000 } = {}) {
+    const enough = (track) => track.frames >= frames && track.width > 0;
+    return this.receives(from, 'video', `decodes ${frames} frames of`, enough, timeoutMs);
   }
 
   /** Waits until sound from `from` is heard, and returns its statistics. */
   async hears(from, { energy = 0.001, timeoutMs = 20_000 } = {}) {
     const before = (await this.track(from, 'audio'))?.energy ?? 0;
-    return until(
-      `${this.identity} hears ${from.identity}`,
-      async () => {
-        const track = await this.track(from, 'audio');
-        return track && track.energy - before >= energy ? track : null;
-      },
-      { timeoutMs, everyMs: 100 },
-    );
+    return this.receives(from, 'audio', 'hears', (track) => track.energy - before >= energy, timeoutMs);
+  }
+
+  /** Waits until a received track is good enough; on failure says what there was instead. */
+  async receives(from, kind, what, enough, timeoutMs) {
+    let last;
+    const probe = async () => {
+      last = await this.stats();
+      const track = last.tracks.find((one) => one.identity === from.identity && one.kind === kind);
+      return track && enough(track) ? track : null;
+    };
+    try {
+      return await until(`${this.identity} ${what} ${from.identity}`, probe, { timeoutMs, everyMs: 100 });
+    } catch (error) {
+      throw new CheckFailed(`${error.message}; it has ${JSON.stringify(last)}`);
+    }
   }
 
   /** Sends data and waits for it at the others; returns the slowest delay in ms. */
@@ -87,27 +89,37 @@ export class Participant {
     const sent = Date.now();
     await this.act('send', { payload, topic, reliable });
     const arrivals = await Promise.all(others.map((one) => one.event('data', { payload, topic, identity: this.identity })));
-    return Math.max(...arrivals.map((one) => one.at_ms - sent));
+    return Math.round(Math.max(...arrivals.map((one) => one.at_ms - sent)));
   }
 
   /** What was received of `from` during `seconds`: frame rate, freezes, size, sound energy, loss. */
   async watch(from, seconds) {
-    const [video0, audio0] = [await this.track(from, 'video'), await this.track(from, 'audio')];
-    const started = Date.now();
+    const [seen] = await this.watchAll([from], seconds);
+    return seen;
+  }
+
+  /** The same for several others at once, in their order. */
+  async watchAll(others, seconds) {
+    const before = await this.stats();
     await sleep(seconds * 1000);
-    const [video, audio] = [await this.track(from, 'video'), await this.track(from, 'audio')];
-    const took = (Date.now() - started) / 1000;
-    return {
-      fps: video ? (video.frames - (video0?.frames ?? 0)) / took : 0,
-      width: video?.width ?? 0,
-      height: video?.height ?? 0,
-      codec: video?.codec,
-      freezes: (video?.freezes ?? 0) - (video0?.freezes ?? 0),
-      video_lost: (video?.lost ?? 0) - (video0?.lost ?? 0),
-      delay_ms_p50: video?.delay_ms_p50 ?? null,
-      energy: (audio?.energy ?? 0) - (audio0?.energy ?? 0),
-      audio_lost: (audio?.lost ?? 0) - (audio0?.lost ?? 0),
-      audio_packets: (audio?.packets ?? 0) - (audio0?.packets ?? 0),
-    };
+    const after = await this.stats();
+    const took = (after.at_ms - before.at_ms) / 1000;
+    return others.map((from) => {
+      const pick = (stats, kind) => stats.tracks.find((one) => one.identity === from.identity && one.kind === kind);
+      const video = pick(after, 'video');
+      const grown = (kind, field) => (pick(after, kind)?.[field] ?? 0) - (pick(before, kind)?.[field] ?? 0);
+      return {
+        fps: grown('video', 'frames') / took,
+        width: video?.width ?? 0,
+        height: video?.height ?? 0,
+        codec: video?.codec,
+        freezes: grown('video', 'freezes'),
+        video_lost: grown('video', 'lost'),
+        delay_ms_p50: video?.delay_ms_p50 ?? null,
+        energy: grown('audio', 'energy'),
+        audio_lost: grown('audio', 'lost'),
+        audio_packets: grown('audio', 'packets'),
+      };
+    });
   }
 }

@@ -6,18 +6,19 @@
 //! what is asked of the mesh.
 
 mod demand;
+mod news;
 #[cfg(test)]
 mod tests;
 mod track;
 
 use super::PlaneEvent;
 use media::router::{
-    Command, Event, ReceiveConfig, SenderClock, Source, StreamIndex, SubscriptionConfig, Target,
+    Command, ReceiveConfig, SenderClock, Source, StreamIndex, SubscriptionConfig, Target,
     TrackConfig, TrackKey, TransportKey,
 };
 use media::srtp::SessionKeys;
 use proto::{NodeId, RoomName, TrackSid};
-use relay::{MeshCommand, MeshEvent};
+use relay::MeshCommand;
 use std::collections::BTreeMap;
 use track::{Origin, Track};
 
@@ -356,100 +357,6 @@ impl Wiring {
         }
     }
 
-    /// News of a shard's router.
-    pub(super) fn handle_router_event(&mut self, shard: usize, event: Event) {
-        match event {
-            Event::Demand {
-                track: key,
-                streams,
-            } => {
-                if let Some(track) = self.tracks.get_mut(&key) {
-                    let before = track.wanted();
-                    track.set_demand(shard, streams);
-                    self.demand_changed(key, before);
-                }
-            }
-            Event::KeyframeNeeded { track, stream } => self.request_keyframe(track, stream),
-            Event::SenderReport {
-                track,
-                stream,
-                clock,
-            } => {
-                self.actions.push(Action::Mesh(MeshCommand::SenderReport {
-                    track,
-                    stream,
-                    clock,
-                }));
-                self.spread_clock(track, stream, clock);
-            }
-            Event::AudioLevel {
-                track,
-                level_dbov,
-                voice,
-            } => {
-                let event = PlaneEvent::AudioLevel {
-                    track,
-                    level: level_dbov,
-                    voice,
-                };
-                self.actions.push(Action::Plane(event));
-            }
-            Event::StreamStarted { track, stream } => {
-                self.actions
-                    .push(Action::Plane(PlaneEvent::StreamStarted { track, stream }));
-            }
-            Event::SubscriptionStarted { transport, track } => {
-                let event = PlaneEvent::SubscriptionStarted { transport, track };
-                self.actions.push(Action::Plane(event));
-            }
-            Event::ByeReceived { transport, ssrc } => {
-                // Signalling ends tracks; a BYE also comes with a mere change of SSRC.
-                tracing::debug!(transport = transport.0, ssrc, "BYE received");
-            }
-        }
-    }
-
-    /// News of the mesh.
-    pub(super) fn handle_mesh_event(&mut self, event: MeshEvent) {
-        match event {
-            MeshEvent::Demand {
-                track: key,
-                streams,
-            } => {
-                if let Some(track) = self.tracks.get_mut(&key)
-                    && matches!(track.origin, Origin::Local { .. })
-                {
-                    let before = track.wanted();
-                    track.mesh_demand = streams;
-                    self.demand_changed(key, before);
-                }
-            }
-            MeshEvent::KeyframeNeeded { track, stream } => {
-                if let Some(Track {
-                    origin: Origin::Local { .. },
-                    ..
-                }) = self.tracks.get(&track)
-                {
-                    self.request_keyframe(track, stream);
-                }
-            }
-            MeshEvent::SenderReport {
-                track,
-                stream,
-                clock,
-            } => {
-                self.spread_clock(track, stream, clock);
-            }
-            event @ (MeshEvent::RoomState(_)
-            | MeshEvent::RoomGone { .. }
-            | MeshEvent::Data(_)
-            | MeshEvent::LinkUp { .. }
-            | MeshEvent::LinkDown { .. }) => {
-                self.actions.push(Action::Plane(PlaneEvent::Mesh(event)));
-            }
-        }
-    }
-
     /// One subscription of a shard to a track ended.
     fn release(&mut self, key: TrackKey, shard: usize) {
         let Some(track) = self.tracks.get_mut(&key) else {
@@ -509,17 +416,6 @@ impl Wiring {
             }
             Origin::Remote(_) => Action::Mesh(MeshCommand::KeyframeNeeded { track: key, stream }),
         });
-    }
-
-    fn spread_clock(&mut self, key: TrackKey, stream: StreamIndex, clock: SenderClock) {
-        let Some(track) = self.tracks.get_mut(&key) else {
-            return;
-        };
-        track.note_clock(stream, clock);
-        for shard in track.instances() {
-            self.actions
-                .push(Action::SenderReport(shard, key, stream, clock));
-        }
     }
 }
 

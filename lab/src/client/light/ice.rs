@@ -1,6 +1,7 @@
 //! ICE towards a lite server (RFC 8445, section 2.5): we control, check its one address, nominate
 //! at once, and keep consent fresh (RFC 7675).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,9 +15,10 @@ use rtc::stun::attributes::{
 use rtc::stun::fingerprint::FingerprintAttr;
 use rtc::stun::integrity::MessageIntegrity;
 use rtc::stun::message::{BINDING_REQUEST, BINDING_SUCCESS, Message, Setter, TransactionId};
+use rtc::stun::xoraddr::XorMappedAddress;
 
-/// Check interval until the first answer.
-const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// Check interval until the first answer: Ta of RFC 8445, section 14.2.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// Consent interval afterwards; RFC 7675 asks for 5 s with a spread, less is safer under loss.
 const CONSENT_INTERVAL: Duration = Duration::from_millis(2500);
 /// Consent ends without an answer for this long (RFC 7675, section 5.1).
@@ -49,9 +51,16 @@ impl Credentials {
     }
 }
 
+/// The server's side.
+#[derive(Debug, Clone)]
+pub(super) struct Remote {
+    pub(super) credentials: Credentials,
+    pub(super) address: SocketAddr,
+}
+
 pub(super) struct Ice {
     local: Credentials,
-    remote: Credentials,
+    remote: Remote,
     crypto: Arc<dyn RTCCryptoProvider>,
     tie_breaker: u64,
     pending: Vec<TransactionId>,
@@ -63,7 +72,7 @@ impl Ice {
     pub(super) fn new(
         now: Instant,
         local: Credentials,
-        remote: Credentials,
+        remote: Remote,
         crypto: Arc<dyn RTCCryptoProvider>,
     ) -> Self {
         Self {
@@ -107,29 +116,53 @@ impl Ice {
         self.request().map(Some)
     }
 
-    /// Takes a STUN datagram; true when it is the server's answer to a check of ours.
-    pub(super) fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) -> bool {
+    /// Takes a STUN datagram from the server; returns the reply when it is a check of its own,
+    /// which a lite server never sends.
+    pub(super) fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) -> Option<Vec<u8>> {
         let mut message = Message::new();
-        if message.unmarshal_binary(datagram).is_err() || message.typ != BINDING_SUCCESS {
-            return false;
+        message.unmarshal_binary(datagram).ok()?;
+        if message.typ == BINDING_REQUEST {
+            return self.reply(&mut message).ok();
         }
+        if message.typ == BINDING_SUCCESS {
+            self.handle_success(now, &mut message);
+        }
+        None
+    }
+
+    fn handle_success(&mut self, now: Instant, message: &mut Message) {
         let Some(at) = self
             .pending
             .iter()
             .position(|id| *id == message.transaction_id)
         else {
-            return false;
+            return;
         };
-        let key = self.remote.pwd.as_bytes();
-        if MessageIntegrity::check(&mut message, key, self.crypto.crypto()).is_err() {
-            return false;
+        let key = self.remote.credentials.pwd.as_bytes();
+        if MessageIntegrity::check(message, key, self.crypto.crypto()).is_err() {
+            return;
         }
         self.pending.remove(at);
         if self.answered.is_none() {
             self.next_check = now + CONSENT_INTERVAL;
         }
         self.answered = Some(now);
-        true
+    }
+
+    fn reply(&self, request: &mut Message) -> Result<Vec<u8>> {
+        let crypto = self.crypto.crypto();
+        MessageIntegrity::check(request, self.local.pwd.as_bytes(), crypto)?;
+        let mut message = Message::new();
+        message.set_type(BINDING_SUCCESS);
+        message.transaction_id = request.transaction_id;
+        message.write_header();
+        let (ip, port) = (self.remote.address.ip(), self.remote.address.port());
+        XorMappedAddress { ip, port }.add_to(&mut message)?;
+        let pwd = self.local.pwd.clone();
+        MessageIntegrity::new_short_term_integrity_with_provider(pwd, crypto)
+            .add_to(&mut message)?;
+        FingerprintAttr.add_to(&mut message)?;
+        Ok(message.raw)
     }
 
     fn request(&mut self) -> Result<Vec<u8>> {
@@ -137,14 +170,17 @@ impl Ice {
         message.set_type(BINDING_REQUEST);
         message.transaction_id = TransactionId::new();
         message.write_header();
-        let username = format!("{}:{}", self.remote.ufrag, self.local.ufrag);
+        let username = format!("{}:{}", self.remote.credentials.ufrag, self.local.ufrag);
         message.add(ATTR_USERNAME, username.as_bytes());
         message.add(ATTR_PRIORITY, &PRIORITY.to_be_bytes());
         message.add(ATTR_ICE_CONTROLLING, &self.tie_breaker.to_be_bytes());
         message.add(ATTR_USE_CANDIDATE, &[]);
         let crypto = self.crypto.crypto();
-        MessageIntegrity::new_short_term_integrity_with_provider(self.remote.pwd.clone(), crypto)
-            .add_to(&mut message)?;
+        MessageIntegrity::new_short_term_integrity_with_provider(
+            self.remote.credentials.pwd.clone(),
+            crypto,
+        )
+        .add_to(&mut message)?;
         FingerprintAttr.add_to(&mut message)?;
         if self.pending.len() >= PENDING_MAX {
             self.pending.remove(0);

@@ -18,7 +18,7 @@ use rtc::srtp::config::LABEL_EXTRACTOR_DTLS_SRTP;
 use rtc::srtp::context::Context;
 use rtc::srtp::protection_profile::ProtectionProfile;
 
-use super::ice::{Credentials, Ice};
+use super::ice::{Credentials, Ice, Remote};
 use super::sdp::Answer;
 
 /// Datagrams that wait for the socket; more are dropped (the newest), as a full NIC queue would.
@@ -75,7 +75,7 @@ impl Identity {
         })
     }
 
-    fn handshake_config(&self, expected: String) -> Result<HandshakeConfig> {
+    fn handshake_config(&self, remote: SocketAddr, expected: String) -> Result<HandshakeConfig> {
         let crypto = Arc::clone(&self.crypto);
         ConfigBuilder::default()
             .with_crypto_provider(Arc::clone(&self.crypto))
@@ -94,7 +94,7 @@ impl Identity {
                     Err(Error::Other("the server's certificate is not the one it announced".into()))
                 }
             })))
-            .build(true, None)
+            .build(true, Some(remote))
     }
 }
 
@@ -138,10 +138,14 @@ impl Transport {
     ) -> Result<Self> {
         let (local, credentials) = local;
         let crypto = Arc::clone(&identity.crypto);
-        let handshake = Arc::new(identity.handshake_config(answer.fingerprint)?);
+        let server = Remote {
+            credentials: answer.credentials,
+            address: remote,
+        };
+        let handshake = Arc::new(identity.handshake_config(remote, answer.fingerprint)?);
         Ok(Self {
             identity,
-            ice: Ice::new(now, credentials, answer.credentials, crypto),
+            ice: Ice::new(now, credentials, server, crypto),
             dtls: Endpoint::new(local, TransportProtocol::UDP, None),
             handshake,
             remote,
@@ -235,7 +239,10 @@ impl Transport {
 
     fn handle_stun(&mut self, now: Instant, datagram: &[u8]) -> Result<Received> {
         let first = !self.ice.is_connected();
-        if self.ice.handle_datagram(now, datagram) && first {
+        if let Some(reply) = self.ice.handle_datagram(now, datagram) {
+            self.transmit(BytesMut::from(reply.as_slice()));
+        }
+        if first && self.ice.is_connected() {
             self.dtls
                 .connect(now, self.remote, Arc::clone(&self.handshake), None)?;
             self.flush_dtls();

@@ -92,9 +92,12 @@ impl Peer {
             .iter()
             .flat_map(|bytes| rtcp::Packets::new(bytes));
         packets
-            .filter_map(|packet| match packet {
-                rtcp::Packet::Nack { lost, .. } => Some(lost.collect::<Vec<_>>()),
-                _other => None,
+            .filter_map(|packet| {
+                if let rtcp::Packet::Nack { lost, .. } = packet {
+                    Some(lost)
+                } else {
+                    None
+                }
             })
             .flatten()
             .collect()

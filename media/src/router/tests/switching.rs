@@ -88,9 +88,12 @@ fn a_layer_switch_is_invisible_to_the_receiver() {
     let demands: Vec<u8> = call
         .take_events()
         .into_iter()
-        .filter_map(|event| match event {
-            Event::Demand { streams, .. } => Some(streams),
-            _other => None,
+        .filter_map(|event| {
+            if let Event::Demand { streams, .. } = event {
+                Some(streams)
+            } else {
+                None
+            }
         })
         .collect();
     assert_eq!(demands, [0b001, 0b111, 0b100, 0b111, 0b010]);

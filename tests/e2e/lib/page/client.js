@@ -110,8 +110,12 @@ async function receiverStats(track) {
 async function senderStats(publication) {
   const report = await publication.track.sender.getStats();
   const sent = [];
+  const codecs = new Map();
+  report.forEach((entry) => entry.type === 'codec' && codecs.set(entry.id, entry.mimeType.split('/').pop().toLowerCase()));
+  let codec;
   report.forEach((entry) => {
     if (entry.type !== 'outbound-rtp') return;
+    codec = codecs.get(entry.codecId);
     sent.push({
       rid: entry.rid ?? '',
       frames: entry.framesEncoded ?? 0,
@@ -121,7 +125,7 @@ async function senderStats(publication) {
       limitation: entry.qualityLimitationReason,
     });
   });
-  return { kind: publication.kind, sid: publication.trackSid, sent };
+  return { kind: publication.kind, sid: publication.trackSid, codec, sent };
 }
 
 function remotePublication(identity, kind) {

@@ -1,5 +1,7 @@
 use super::*;
 use media::packet::Codec;
+use media::router::Event;
+use relay::MeshEvent;
 
 const PUBLISHER: TransportKey = TransportKey(1);
 const NEAR: TransportKey = TransportKey(2);

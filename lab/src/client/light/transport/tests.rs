@@ -67,7 +67,6 @@ async fn pair(sections: Vec<Section>, meter: &Arc<Meter>) -> Pair {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     socket.connect(remote).await.unwrap();
     let local = socket.local_addr().unwrap();
-    eprintln!("{sdp} {remote} {local}");
     let answer = Answer::parse(&sdp).unwrap();
     let now = Instant::now();
     let transport = Transport::new(now, identity, (local, credentials), (remote, answer)).unwrap();
@@ -98,7 +97,7 @@ impl Pair {
                     .handle_timeout(Instant::now(), &mut self.transport)
                     .unwrap();
             }
-            while let Some(datagram) = self.transport.poll_transmit() { eprintln!("tx {:?} {}", datagram[0], datagram.len());
+            while let Some(datagram) = self.transport.poll_transmit() {
                 self.socket.send(&datagram).await.unwrap();
             }
             let wait = Duration::from_millis(2);
@@ -159,7 +158,10 @@ async fn media_reaches_an_independent_implementation() {
 async fn a_wrong_fingerprint_is_refused() {
     let meter = Arc::new(Meter::new(Arc::new(Window::default())));
     let pair = pair(vec![Section::Receive { video: false }], &meter).await;
-    let config = pair.transport.identity.handshake_config("AA:BB".to_owned());
+    let config = pair
+        .transport
+        .identity
+        .handshake_config(pair.transport.remote, "AA:BB".to_owned());
     let mut transport = Transport {
         handshake: Arc::new(config.unwrap()),
         ..pair.transport
@@ -172,7 +174,7 @@ async fn a_wrong_fingerprint_is_refused() {
             "the handshake neither failed nor ended"
         );
         transport.handle_timeout(Instant::now()).unwrap();
-        while let Some(datagram) = transport.poll_transmit() { eprintln!("tx {:?}", datagram[0]);
+        while let Some(datagram) = transport.poll_transmit() {
             pair.socket.send(&datagram).await.unwrap();
         }
         let wait = Duration::from_millis(20);
