@@ -13,7 +13,6 @@ pub(crate) struct Workspace {
     /// Member crates.
     pub(crate) packages: Vec<Package>,
     /// Where builds go.
-    pub(crate) target_directory: PathBuf,
     /// Directory of the root `Cargo.toml`.
     pub(crate) workspace_root: PathBuf,
 }

@@ -1,9 +1,11 @@
 //! The cheap client of the load generator: one socket, one task, no jitter buffer, no data
 //! channels; ICE, DTLS and SRTP from the sans-IO parts of the `rtc` crates.
 //!
-//! The full stack of the `webrtc` crate costs some 29 µs of CPU per packet, sending and receiving
-//! together; two hundred subscribers of a 2 Mbit/s stream are 45,000 packets per second. This one
-//! only speaks `/rtc/v1` and lives in one room with one ICE generation.
+//! Two hundred subscribers of a 2 Mbit/s stream are 45,000 packets per second. The full stack of the
+//! `webrtc` crate takes 11.5 µs of CPU for each, this one 4.4 µs (one publisher and 50 or 200
+//! subscribers on one edge, two cores, release build). In return it only speaks `/rtc/v1`, lives in
+//! one ICE generation, sends no NACK, receiver report or transport-wide feedback and opens no data
+//! channel.
 
 mod ice;
 mod rtcp;

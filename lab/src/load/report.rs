@@ -67,7 +67,8 @@ pub struct Report {
     pub edge_cpu_us_per_packet: Option<f64>,
     /// RTP packets that the measured edges say they forwarded.
     pub edge_forwarded_packets: Option<u64>,
-    /// Growth of the measured edges' resident memory per subscriber, bytes.
+    /// Growth of the measured edges' resident memory per subscriber, bytes. Says something about an
+    /// edge that was just started only: later ones reuse what earlier runs freed.
     pub edge_rss_per_subscriber_bytes: Option<f64>,
     /// CPU of this process, cores.
     pub generator_cpu_cores: f64,

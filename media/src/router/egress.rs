@@ -211,7 +211,10 @@ fn header(
     if let (Some(id), false) = (ids.mid, line.mid_known) {
         writer.extension(id, &line.mid)?;
     }
-    let ext = Extensions { playout_delay: outgoing.playout_delay, ..outgoing.packet.ext };
+    let ext = Extensions {
+        playout_delay: outgoing.playout_delay,
+        ..outgoing.packet.ext
+    };
     write_extensions(&mut writer, ids, &ext, descriptor)?;
     writer.finish()
 }

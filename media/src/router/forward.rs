@@ -53,9 +53,14 @@ impl Router {
         entry.last_packet = Some(now);
         if !packet.codec.is_audio() {
             let in_order = entry.is_newest(number);
-            entry.lateness.note(now, packet.timestamp, packet.codec.clock_rate(), in_order);
+            entry
+                .lateness
+                .note(now, packet.timestamp, packet.codec.clock_rate(), in_order);
         }
-        let playout_delay = entry.lateness.playout_delay(now).or(packet.ext.playout_delay);
+        let playout_delay = entry
+            .lateness
+            .playout_delay(now)
+            .or(packet.ext.playout_delay);
         entry.cache.insert(packet);
         if packet.layer.key && packet.layer.frame_start {
             entry.keyframes.answered();
@@ -71,7 +76,10 @@ impl Router {
         if packet.payload().is_empty() {
             self.stats.drop_packet(DropReason::Padding);
         }
-        let passing = Passing { playout_delay, ..self.passing(now, stream, number, packet) };
+        let passing = Passing {
+            playout_delay,
+            ..self.passing(now, stream, number, packet)
+        };
         let switched = self.fan_out(&passing, slot, out);
         if switched || was_live & (1 << stream) == 0 {
             self.refresh_track(now, slot, out);

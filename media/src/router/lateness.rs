@@ -12,6 +12,10 @@ const LATE_MIN: Duration = Duration::from_millis(60);
 const LATE_MAX: Duration = Duration::from_millis(800);
 /// What comes on top of the latest packet.
 const MARGIN: Duration = Duration::from_millis(20);
+/// Receivers wait for this share of the late packets, in percent: those that a hop had to repair twice are left out.
+const COVERED_PERCENT: u32 = 90;
+/// How far one late packet moves the delay.
+const STEP: Duration = Duration::from_millis(20);
 /// How long a delay is kept after the packet that asked for it.
 const HOLD: Duration = Duration::from_secs(30);
 /// Unit of the playout delay extension, milliseconds.
@@ -38,7 +42,9 @@ impl Lateness {
             self.newest = Some((now, timestamp));
             return;
         }
-        let Some((arrived, newest)) = self.newest else { return };
+        let Some((arrived, newest)) = self.newest else {
+            return;
+        };
         let behind = u64::from(newest.wrapping_sub(timestamp));
         // Half the range: a timestamp ahead of the newest is no late packet.
         if behind > u64::from(u32::MAX / 2) {
@@ -49,8 +55,16 @@ impl Lateness {
         if !(LATE_MIN..=LATE_MAX).contains(&late) {
             return;
         }
-        let kept = self.wait.filter(|&(_, until)| now < until).map_or(Duration::ZERO, |(wait, _)| wait);
-        self.wait = Some((kept.max(late + MARGIN), now + HOLD));
+        let wanted = late + MARGIN;
+        let wait = match self.wait.filter(|&(_, until)| now < until) {
+            None => wanted,
+            // A running estimate of the quantile: up and down balance where that share lies below.
+            Some((wait, _)) if wait < wanted => (wait + STEP * COVERED_PERCENT / 100).min(wanted),
+            Some((wait, _)) => wait
+                .saturating_sub(STEP * (100 - COVERED_PERCENT) / 100)
+                .max(wanted),
+        };
+        self.wait = Some((wait, now + HOLD));
         self.told = true;
     }
 
@@ -60,7 +74,10 @@ impl Lateness {
         if !self.told {
             return None;
         }
-        let wait = self.wait.filter(|&(_, until)| now < until).map_or(Duration::ZERO, |(wait, _)| wait);
+        let wait = self
+            .wait
+            .filter(|&(_, until)| now < until)
+            .map_or(Duration::ZERO, |(wait, _)| wait);
         let units = u32::try_from(wait.as_millis().div_ceil(UNIT_MS)).unwrap_or(FIELD_MAX);
         let [_, high, middle, low] = (units.min(FIELD_MAX) << 12 | FIELD_MAX).to_be_bytes();
         Some([high, middle, low])
@@ -74,6 +91,10 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs some instant to start from"
+    )]
     fn a_late_repair_asks_receivers_to_wait_as_long() {
         let start = Instant::now();
         let mut lateness = Lateness::default();
@@ -90,11 +111,32 @@ mod tests {
     }
 
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs some instant to start from"
+    )]
     fn reordering_asks_for_nothing() {
         let start = Instant::now();
         let mut lateness = Lateness::default();
         lateness.note(start, 90_000, 90_000, true);
         lateness.note(start + 5 * MS, 89_000, 90_000, false);
         assert_eq!(lateness.playout_delay(start + 5 * MS), None);
+    }
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs some instant to start from"
+    )]
+    fn a_packet_repaired_twice_does_not_set_the_delay() {
+        let start = Instant::now();
+        let mut lateness = Lateness::default();
+        lateness.note(start, 90_000, 90_000, true);
+        for round in 0..200 {
+            let late = if round % 20 == 19 { 600 * MS } else { 290 * MS };
+            lateness.note(start + late, 90_000, 90_000, false);
+        }
+        let wait = lateness.wait.map(|(wait, _)| wait).unwrap();
+        assert!(wait >= 300 * MS && wait <= 360 * MS, "{wait:?}");
     }
 }

@@ -257,3 +257,34 @@ fn a_publisher_that_changes_its_ssrc_goes_on() {
     assert_eq!(seen.len(), 4);
     assert_continuous(&seen);
 }
+
+#[test]
+fn a_stream_that_never_comes_is_asked_for_less_and_less_often() {
+    let mut call = Call::new();
+    let bob = call.join();
+    let track = TrackKey(900);
+    let config = TrackConfig {
+        codec: Codec::Vp8,
+        source: Source::Remote,
+        streams: 1,
+    };
+    call.command(Command::AddTrack { track, config });
+    call.subscribe(bob, 900, high());
+    let mut served = 0;
+    let end = call.now + Duration::from_secs(10);
+    while let Some(at) = call.router.poll_timeout().filter(|&at| at <= end) {
+        call.now = call.now.max(at);
+        call.router.handle_timeout(call.now, &mut call.out);
+        call.drain();
+        served += 1;
+        assert!(served < 100, "deadlines make no progress");
+    }
+    let asked = Event::KeyframeNeeded { track, stream: 0 };
+    let times = call
+        .take_events()
+        .into_iter()
+        .filter(|event| *event == asked)
+        .count();
+    // At once, then every two seconds.
+    assert_eq!(times, 6);
+}

@@ -110,12 +110,8 @@ async function receiverStats(track) {
 async function senderStats(publication) {
   const report = await publication.track.sender.getStats();
   const sent = [];
-  const codecs = new Map();
-  report.forEach((entry) => entry.type === 'codec' && codecs.set(entry.id, entry.mimeType.split('/').pop().toLowerCase()));
-  let codec;
   report.forEach((entry) => {
     if (entry.type !== 'outbound-rtp') return;
-    codec = codecs.get(entry.codecId);
     sent.push({
       rid: entry.rid ?? '',
       frames: entry.framesEncoded ?? 0,
@@ -125,6 +121,8 @@ async function senderStats(publication) {
       limitation: entry.qualityLimitationReason,
     });
   });
+  // The statistics name Opus even while RED is sent; the negotiated order tells them apart.
+  const codec = publication.track.sender.getParameters().codecs[0]?.mimeType.split('/').pop().toLowerCase();
   return { kind: publication.kind, sid: publication.trackSid, codec, sent };
 }
 
