@@ -59,7 +59,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let url = control::client_url(config.client_url.as_deref(), http);
     let hello = hello(&config, &plane, (incarnation, url.clone(), admin.url()));
     let (client, messages) = Client::connect(
-        relay::control::Config { urls: config.control.clone(), hello },
+        relay::control::Config {
+            urls: config.control.clone(),
+            hello,
+        },
         control::status(plane.mesh().clone(), metrics.clone()),
         shutdown.token().clone(),
     );
@@ -85,7 +88,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     ready.link = Some(link.to_string());
     ready.print().context("standard output")?;
 
-    let app = tower::util::MapRequestLayer::new(http::normalize).layer(http::router(Arc::clone(&edge)));
+    let app =
+        tower::util::MapRequestLayer::new(http::normalize).layer(http::router(Arc::clone(&edge)));
     runtime::http::serve(listener, app, Limits::default(), shutdown).await;
     readiness.set(false);
     say_goodbye(&edge).await;
@@ -93,7 +97,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 }
 
 fn plane_config(config: &Config, incarnation: u64) -> anyhow::Result<PlaneConfig> {
-    let via = config.link_via.iter().map(|(node, at)| (NodeId::from(node.as_str()), *at));
+    let via = config
+        .link_via
+        .iter()
+        .map(|(node, at)| (NodeId::from(node.as_str()), *at));
     let shards = match config.shards {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         shards => shards,

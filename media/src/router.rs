@@ -201,7 +201,11 @@ impl Router {
 
     /// Sends what is due: feedback, reports, repeated requests.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut Output) {
-        while let Some((at, timer)) = self.timers.pop(now) {
+        // What is armed meanwhile waits for the next call, so that packets get their turn.
+        for _ in 0..self.timers.len() {
+            let Some((at, timer)) = self.timers.pop(now) else {
+                break;
+            };
             match timer {
                 Timer::Transport(slot) => {
                     let current = self

@@ -91,6 +91,10 @@ fn control(directory: &Path, layout: &Layout, options: &Options) -> Table {
     let keys = Table::from_iter([(super::API_KEY.to_owned(), text(super::API_SECRET))]);
     table([
         ("node_id", text(CONTROL_ID)),
+        (
+            "region",
+            text(options.regions.first().map_or("", |region| region.code)),
+        ),
         ("mesh", text(MESH)),
         ("grpc", text(&loopback(layout.grpc))),
         ("http", text(&SocketAddr::new(layout.bind, layout.http))),

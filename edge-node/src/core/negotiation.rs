@@ -50,26 +50,42 @@ pub struct Bound {
 
 /// The payload types that carry `track` on a section that negotiated `codecs`; empty when the receiver cannot decode it.
 fn send_payloads(track: &Track, codecs: &[CodecParameters]) -> Vec<SendPayload> {
-    let carried: &[Codec] = match track.codec {
-        // A publisher with redundancy sends plain packets too, and a receiver without it gets the primary block.
-        Codec::Red => &[Codec::Opus, Codec::Red],
-        ref codec => std::slice::from_ref(codec),
+    // A publisher with redundancy sends plain packets too, and a receiver without it gets the primary block.
+    let carried: &[Codec] = if track.codec == Codec::Red {
+        &[Codec::Opus, Codec::Red]
+    } else {
+        std::slice::from_ref(&track.codec)
     };
     carried
         .iter()
         .filter_map(|&codec| {
             let parameters = matching(codec, &track.fmtp, codecs)?;
-            Some(SendPayload { codec, pt: parameters.pt, rtx_pt: parameters.rtx })
+            Some(SendPayload {
+                codec,
+                pt: parameters.pt,
+                rtx_pt: parameters.rtx,
+            })
         })
         .collect()
 }
 
 /// The offered parameters that fit a codec best: same profile where the codec has profiles.
-fn matching<'a>(codec: Codec, fmtp: &str, codecs: &'a [CodecParameters]) -> Option<&'a CodecParameters> {
-    let mut named = codecs.iter().filter(|c| Codec::from_name(&c.name) == Some(codec)).peekable();
+fn matching<'a>(
+    codec: Codec,
+    fmtp: &str,
+    codecs: &'a [CodecParameters],
+) -> Option<&'a CodecParameters> {
+    let mut named = codecs
+        .iter()
+        .filter(|c| Codec::from_name(&c.name) == Some(codec))
+        .peekable();
     let first = *named.peek()?;
     let wanted = profile(codec, fmtp);
-    Some(named.find(|c| profile(codec, &c.fmtp) == wanted).unwrap_or(first))
+    Some(
+        named
+            .find(|c| profile(codec, &c.fmtp) == wanted)
+            .unwrap_or(first),
+    )
 }
 
 /// What of the format parameters says whether two ends understand each other.
@@ -89,7 +105,9 @@ fn profile(codec: Codec, fmtp: &str) -> String {
         }
         Codec::Vp9 => value("profile-id").unwrap_or_else(|| "0".to_owned()),
         Codec::Av1 => value("profile").unwrap_or_else(|| "0".to_owned()),
-        Codec::Opus | Codec::Red | Codec::Vp8 | Codec::H265 | Codec::Pcmu | Codec::Pcma => String::new(),
+        Codec::Opus | Codec::Red | Codec::Vp8 | Codec::H265 | Codec::Pcmu | Codec::Pcma => {
+            String::new()
+        }
     }
 }
 
@@ -105,7 +123,10 @@ fn subscription(
         return None;
     }
     let red = payloads.iter().any(|p| p.codec == Codec::Red);
-    let rtx_ssrc = payloads.iter().any(|p| p.rtx_pt.is_some()).then_some(wanted.rtx_ssrc);
+    let rtx_ssrc = payloads
+        .iter()
+        .any(|p| p.rtx_pt.is_some())
+        .then_some(wanted.rtx_ssrc);
     Some(SubscriptionConfig {
         mid: mid.to_owned(),
         ssrc: wanted.ssrc,

@@ -175,7 +175,10 @@ pub struct Config {
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config").field("name", &self.name).field("sid", &self.sid).finish()
+        f.debug_struct("Config")
+            .field("name", &self.name)
+            .field("sid", &self.sid)
+            .finish()
     }
 }
 
@@ -196,7 +199,10 @@ enum Home {
     /// Here.
     Local(Local),
     /// At another edge; its tracks may be restricted to some identities.
-    Remote { origin: NodeId, allowed: BTreeMap<TrackSid, BTreeSet<String>> },
+    Remote {
+        origin: NodeId,
+        allowed: BTreeMap<TrackSid, BTreeSet<String>>,
+    },
 }
 
 /// What only the participant's own edge knows.
@@ -272,7 +278,10 @@ impl Room {
 
     /// Whether none of our participants is left.
     pub fn is_empty(&self) -> bool {
-        !self.participants.values().any(|p| matches!(p.home, Home::Local(_)))
+        !self
+            .participants
+            .values()
+            .any(|p| matches!(p.home, Home::Local(_)))
     }
 
     /// The epoch of the plan in force.
@@ -282,13 +291,19 @@ impl Room {
 
     /// The identity of a participant of ours.
     pub fn identity(&self, sid: &ParticipantSid) -> Option<&Identity> {
-        let ours = self.participants.get(sid).filter(|p| matches!(p.home, Home::Local(_)));
+        let ours = self
+            .participants
+            .get(sid)
+            .filter(|p| matches!(p.home, Home::Local(_)));
         ours.map(|p| &p.identity)
     }
 
     /// How many participants are connected to this edge.
     pub fn local_count(&self) -> usize {
-        self.participants.values().filter(|p| matches!(p.home, Home::Local(_))).count()
+        self.participants
+            .values()
+            .filter(|p| matches!(p.home, Home::Local(_)))
+            .count()
     }
 
     fn handle_session(&mut self, now: Now, sid: &ParticipantSid, message: FromSession) {
@@ -304,7 +319,11 @@ impl Room {
                 self.set_permission(sid, permission);
             }
             FromSession::UpdateMetadata(update) => self.update_participant(sid, update),
-            FromSession::Data { reliable, destinations, payload } => {
+            FromSession::Data {
+                reliable,
+                destinations,
+                payload,
+            } => {
                 self.send_data(sid, reliable, &destinations, &payload);
             }
             FromSession::Resync => self.resync(sid),
@@ -320,7 +339,9 @@ impl Room {
     }
 
     fn update_participant(&mut self, sid: &ParticipantSid, update: lk::UpdateParticipantMetadata) {
-        let Some(participant) = self.participants.get_mut(sid) else { return };
+        let Some(participant) = self.participants.get_mut(sid) else {
+            return;
+        };
         let info = &mut participant.info;
         if !update.metadata.is_empty() {
             info.metadata.clone_from(&update.metadata);
@@ -328,6 +349,7 @@ impl Room {
         if !update.name.is_empty() {
             info.name.clone_from(&update.name);
         }
+        #[expect(clippy::iter_over_hash_type, reason = "each key is set on its own")]
         for (key, value) in &update.attributes {
             if value.is_empty() {
                 info.attributes.remove(key);
@@ -344,10 +366,15 @@ impl Room {
 
     /// Raises a participant's version and tells everybody, the participant included.
     fn participant_changed(&mut self, sid: &ParticipantSid) {
-        let Some(participant) = self.participants.get_mut(sid) else { return };
+        let Some(participant) = self.participants.get_mut(sid) else {
+            return;
+        };
         participant.info.version += 1;
-        participant.info.tracks =
-            participant.tracks.values().map(|track| track.info.clone()).collect();
+        participant.info.tracks = participant
+            .tracks
+            .values()
+            .map(|track| track.info.clone())
+            .collect();
         participant.info.is_publisher = !participant.tracks.is_empty();
         let info = participant.info.clone();
         let hidden = info.permission.as_ref().is_some_and(|p| p.hidden);
@@ -361,7 +388,9 @@ impl Room {
 
     /// A participant of ours leaves: everybody hears, its tracks end.
     fn leave(&mut self, now: Now, sid: &ParticipantSid, reason: lk::DisconnectReason) {
-        let Some(mut participant) = self.participants.remove(sid) else { return };
+        let Some(mut participant) = self.participants.remove(sid) else {
+            return;
+        };
         for track in participant.tracks.values() {
             self.speakers.forget(track.key);
             self.end_track(&track.sid);
@@ -371,7 +400,12 @@ impl Room {
         participant.info.disconnect_reason = reason as i32;
         participant.info.version += 1;
         participant.info.tracks.clear();
-        if !participant.info.permission.as_ref().is_some_and(|p| p.hidden) {
+        if !participant
+            .info
+            .permission
+            .as_ref()
+            .is_some_and(|p| p.hidden)
+        {
             self.tell_all(&signal::update(vec![participant.info]));
         }
         if self.is_empty() {
@@ -385,7 +419,9 @@ impl Room {
     fn resync(&mut self, sid: &ParticipantSid) {
         let everybody = self.visible_to(sid, true);
         self.tell(sid, signal::update(everybody));
-        let update = lk::RoomUpdate { room: Some(self.info()) };
+        let update = lk::RoomUpdate {
+            room: Some(self.info()),
+        };
         self.tell(sid, Response::RoomUpdate(update));
     }
 
@@ -393,7 +429,11 @@ impl Room {
     fn info(&self) -> lk::Room {
         let visible = |p: &&Participant| !p.info.permission.as_ref().is_some_and(|p| p.hidden);
         let count = self.participants.values().filter(visible).count();
-        let publishers = self.participants.values().filter(|p| !p.tracks.is_empty()).count();
+        let publishers = self
+            .participants
+            .values()
+            .filter(|p| !p.tracks.is_empty())
+            .count();
         lk::Room {
             sid: self.config.sid.to_string(),
             name: self.config.name.to_string(),
@@ -417,14 +457,18 @@ impl Room {
     }
 
     fn tell(&mut self, sid: &ParticipantSid, response: Response) {
-        self.outputs.push_back(Output::Session(sid.clone(), ToSession::Signal(Box::new(response))));
+        self.outputs.push_back(Output::Session(
+            sid.clone(),
+            ToSession::Signal(Box::new(response)),
+        ));
     }
 
     fn tell_all(&mut self, response: &Response) {
         for (sid, participant) in &self.participants {
             if matches!(participant.home, Home::Local(_)) {
                 let message = ToSession::Signal(Box::new(response.clone()));
-                self.outputs.push_back(Output::Session(sid.clone(), message));
+                self.outputs
+                    .push_back(Output::Session(sid.clone(), message));
             }
         }
     }

@@ -240,7 +240,11 @@ impl Session {
 
     /// The connection that carries media and data to the client.
     pub fn downlink(&self) -> Peer {
-        if self.config.dual { Peer::Subscriber } else { Peer::Publisher }
+        if self.config.dual {
+            Peer::Subscriber
+        } else {
+            Peer::Publisher
+        }
     }
 
     /// Takes one input; its effects are then drained by [`Session::poll_output`].
@@ -271,7 +275,7 @@ impl Session {
         self.outputs.push_back(Output::Signal(Box::new(response)));
     }
 
-    fn to_room(&mut self, message: FromSession) {
+    fn tell_room(&mut self, message: FromSession) {
         self.outputs.push_back(Output::Room(message));
     }
 
@@ -284,10 +288,10 @@ impl Session {
             Request::UpdateVideoTrack(update) => self.update_video_track(&update),
             Request::TrackSetting(settings) => self.set_track_settings(&settings),
             Request::Subscription(subscription) => {
-                self.to_room(FromSession::Subscription(subscription));
+                self.tell_room(FromSession::Subscription(subscription));
             }
             Request::SubscriptionPermission(permission) => {
-                self.to_room(FromSession::SubscriptionPermission(permission));
+                self.tell_room(FromSession::SubscriptionPermission(permission));
             }
             Request::UpdateMetadata(update) => self.update_metadata(update),
             Request::SyncState(state) => self.sync_state(&state),
@@ -342,7 +346,7 @@ impl Session {
     fn handle_connected(&mut self, peer: Peer) {
         if peer == self.downlink() && !self.active {
             self.active = true;
-            self.to_room(FromSession::Active);
+            self.tell_room(FromSession::Active);
         }
     }
 
@@ -353,7 +357,7 @@ impl Session {
             server_info: Some(self.config.server_info.clone()),
             last_message_seq: self.last_data_sequence,
         }));
-        self.to_room(FromSession::Resync);
+        self.tell_room(FromSession::Resync);
         self.requirement_sent = None;
         if let Some(offerer) = &mut self.offerer {
             offerer.restart();
@@ -362,7 +366,11 @@ impl Session {
     }
 
     fn handle_tick(&mut self, now: Now) {
-        if self.held.as_ref().is_some_and(|held| held.until <= now.instant) {
+        if self
+            .held
+            .as_ref()
+            .is_some_and(|held| held.until <= now.instant)
+        {
             self.release_held_offer(now);
         }
         let overdue = |sent: Instant| now.instant.duration_since(sent) >= REQUIREMENT_RETRY;
@@ -373,7 +381,7 @@ impl Session {
 
     fn update_metadata(&mut self, update: lk::UpdateParticipantMetadata) {
         if self.config.permissions.can_update_metadata {
-            self.to_room(FromSession::UpdateMetadata(update));
+            self.tell_room(FromSession::UpdateMetadata(update));
             return;
         }
         let reason = lk::request_response::Reason::NotAllowed;
@@ -384,11 +392,12 @@ impl Session {
     }
 
     fn client_leaves(&mut self, leave: &lk::LeaveRequest) {
-        let reason = match leave.reason() {
-            lk::DisconnectReason::UnknownReason => lk::DisconnectReason::ClientInitiated,
-            reason => reason,
+        let reason = if leave.reason() == lk::DisconnectReason::UnknownReason {
+            lk::DisconnectReason::ClientInitiated
+        } else {
+            leave.reason()
         };
-        self.to_room(FromSession::Leave(reason));
+        self.tell_room(FromSession::Leave(reason));
         self.outputs.push_back(Output::Close);
     }
 
@@ -407,7 +416,7 @@ impl Session {
         };
         self.signal(signal::leave(action, reason));
         if action != Action::Resume {
-            self.to_room(FromSession::Leave(reason));
+            self.tell_room(FromSession::Leave(reason));
             self.outputs.push_back(Output::Close);
         }
     }

@@ -51,7 +51,9 @@ pub fn decode(frame: &Frame) -> Result<lk::SignalRequest, Error> {
 
 /// Writes a frame for a client.
 pub fn encode(message: Message, encoding: Encoding) -> Frame {
-    let response = lk::SignalResponse { message: Some(message) };
+    let response = lk::SignalResponse {
+        message: Some(message),
+    };
     match encoding {
         Encoding::Binary => Frame::Binary(response.encode_to_vec().into()),
         // A response is plain data: its JSON form always exists.
@@ -101,7 +103,9 @@ mod tests {
             panic!("expected a ping, got {request:?}")
         };
         assert_eq!((ping.timestamp, ping.rtt), (5, 7));
-        let Frame::Text(text) = encode(Message::Pong(9), Encoding::Json) else { panic!("text expected") };
+        let Frame::Text(text) = encode(Message::Pong(9), Encoding::Json) else {
+            panic!("text expected")
+        };
         assert_eq!(text, r#"{"pong":"9"}"#);
     }
 

@@ -54,13 +54,20 @@ impl Track {
                 lk::VideoQuality::Off => return None,
             }
         };
-        Some(Target { stream: stream.min(top), temporal: TEMPORAL_MAX })
+        Some(Target {
+            stream: stream.min(top),
+            temporal: TEMPORAL_MAX,
+        })
     }
 
     /// The lowest stream that still fills the size; the highest when none does.
     fn stream_for_size(&self, width: u32, height: u32) -> StreamIndex {
         let asked = width.max(height);
-        let mut sizes: Vec<u32> = self.layers().iter().map(|l| l.width.max(l.height)).collect();
+        let mut sizes: Vec<u32> = self
+            .layers()
+            .iter()
+            .map(|l| l.width.max(l.height))
+            .collect();
         sizes.sort_unstable();
         let index = sizes.iter().position(|&size| size >= asked);
         index
@@ -86,13 +93,18 @@ pub fn stream_name(info: &lk::TrackInfo) -> &str {
     }
     match info.source() {
         lk::TrackSource::ScreenShare | lk::TrackSource::ScreenShareAudio => "screen",
-        lk::TrackSource::Unknown | lk::TrackSource::Camera | lk::TrackSource::Microphone => "camera",
+        lk::TrackSource::Unknown | lk::TrackSource::Camera | lk::TrackSource::Microphone => {
+            "camera"
+        }
     }
 }
 
 /// The target before a client said what it wants: everything, so that a client that never asks gets full quality.
 pub fn default_target(streams: u8) -> Target {
-    Target { stream: streams.saturating_sub(1), temporal: TEMPORAL_MAX }
+    Target {
+        stream: streams.saturating_sub(1),
+        temporal: TEMPORAL_MAX,
+    }
 }
 
 #[cfg(test)]
@@ -104,14 +116,25 @@ mod tests {
         let layers = sizes
             .iter()
             .take(usize::from(streams))
-            .map(|&(width, height)| lk::VideoLayer { width, height, ..Default::default() })
+            .map(|&(width, height)| lk::VideoLayer {
+                width,
+                height,
+                ..Default::default()
+            })
             .collect();
-        let codecs = vec![lk::SimulcastCodecInfo { layers, ..Default::default() }];
+        let codecs = vec![lk::SimulcastCodecInfo {
+            layers,
+            ..Default::default()
+        }];
         Track {
             sid: "TR_1".into(),
             key: TrackKey(1),
             owner: "PA_1".into(),
-            info: lk::TrackInfo { r#type: lk::TrackType::Video as i32, codecs, ..Default::default() },
+            info: lk::TrackInfo {
+                r#type: lk::TrackType::Video as i32,
+                codecs,
+                ..Default::default()
+            },
             codec: Codec::Vp8,
             fmtp: String::new(),
             streams,
@@ -119,7 +142,11 @@ mod tests {
     }
 
     fn sized(width: u32, height: u32) -> lk::UpdateTrackSettings {
-        lk::UpdateTrackSettings { width, height, ..Default::default() }
+        lk::UpdateTrackSettings {
+            width,
+            height,
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -133,14 +160,20 @@ mod tests {
 
     #[test]
     fn quality_never_exceeds_what_is_published() {
-        let medium = lk::UpdateTrackSettings { quality: lk::VideoQuality::Medium as i32, ..Default::default() };
+        let medium = lk::UpdateTrackSettings {
+            quality: lk::VideoQuality::Medium as i32,
+            ..Default::default()
+        };
         assert_eq!(track(1).target(&medium).unwrap().stream, 0);
         assert_eq!(track(3).target(&medium).unwrap().stream, 1);
     }
 
     #[test]
     fn hidden_means_no_target() {
-        let hidden = lk::UpdateTrackSettings { disabled: true, ..Default::default() };
+        let hidden = lk::UpdateTrackSettings {
+            disabled: true,
+            ..Default::default()
+        };
         assert!(track(3).target(&hidden).is_none());
     }
 }

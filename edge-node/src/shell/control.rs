@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use proto::RoomName;
 use proto::control::control_message::Message as FromControl;
 use proto::control::{ControlMessage, Load, RoomPlan};
-use proto::RoomName;
 use relay::control::{LoadMeter, Status, link_report};
 use relay::{MeshCommand, MeshEvent, MeshHandle, PeerInfo};
 use tokio::sync::mpsc;
@@ -48,7 +48,11 @@ pub async fn follow_control(edge: SharedEdge, mut messages: mpsc::Receiver<Contr
                 }
             }
             Some(FromControl::Peers(peers)) => {
-                let peers = peers.peers.iter().filter_map(PeerInfo::from_control).collect();
+                let peers = peers
+                    .peers
+                    .iter()
+                    .filter_map(PeerInfo::from_control)
+                    .collect();
                 edge.plane.mesh().command(MeshCommand::SetPeers(peers));
             }
             Some(FromControl::Keys(keys)) => {
@@ -73,7 +77,14 @@ pub async fn follow_plane(edge: SharedEdge, mut events: mpsc::Receiver<PlaneEven
     while let Some(event) = events.recv().await {
         match event {
             PlaneEvent::AudioLevel { track, level, .. } => {
-                to_track(&edge, track, Input::AudioLevel { track, level_dbov: level });
+                to_track(
+                    &edge,
+                    track,
+                    Input::AudioLevel {
+                        track,
+                        level_dbov: level,
+                    },
+                );
             }
             PlaneEvent::Demand { track, streams } => {
                 if streams != 0 {
@@ -104,18 +115,26 @@ fn from_mesh(edge: &SharedEdge, event: MeshEvent) {
         }
         MeshEvent::LinkUp { peer } => {
             for room in edge.rooms.all() {
-                let input = Input::Link { peer: peer.clone(), up: true };
+                let input = Input::Link {
+                    peer: peer.clone(),
+                    up: true,
+                };
                 post(edge, &room, Mail::Event(Box::new(input)));
             }
         }
         MeshEvent::LinkDown { peer } => {
             for room in edge.rooms.all() {
-                let input = Input::Link { peer: peer.clone(), up: false };
+                let input = Input::Link {
+                    peer: peer.clone(),
+                    up: false,
+                };
                 post(edge, &room, Mail::Event(Box::new(input)));
             }
         }
         // The media plane deals with these itself.
-        MeshEvent::Demand { .. } | MeshEvent::KeyframeNeeded { .. } | MeshEvent::SenderReport { .. } => {}
+        MeshEvent::Demand { .. }
+        | MeshEvent::KeyframeNeeded { .. }
+        | MeshEvent::SenderReport { .. } => {}
     }
 }
 

@@ -77,8 +77,13 @@ impl KeyStore for Edge {
 
 /// The time for cores.
 pub fn now() -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { instant: Instant::now(), unix_ms: i64::try_from(unix.as_millis()).unwrap_or(i64::MAX) }
+    let unix = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Now {
+        instant: Instant::now(),
+        unix_ms: i64::try_from(unix.as_millis()).unwrap_or(i64::MAX),
+    }
 }
 
 /// Which room a track on the media plane belongs to.
@@ -90,17 +95,27 @@ pub struct Tracks {
 impl Tracks {
     /// A track of the room.
     pub fn insert(&self, track: TrackKey, room: mpsc::Sender<RoomMail>) {
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner).insert(track, room);
+        self.rooms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(track, room);
     }
 
     /// The track ended.
     pub fn remove(&self, track: TrackKey) {
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner).remove(&track);
+        self.rooms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&track);
     }
 
     /// The room of a track.
     pub fn room(&self, track: TrackKey) -> Option<mpsc::Sender<RoomMail>> {
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner).get(&track).cloned()
+        self.rooms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&track)
+            .cloned()
     }
 }
 
@@ -121,7 +136,9 @@ pub fn participant_sid() -> proto::ParticipantSid {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The room is not served here and the control plane cannot be asked.
-    #[error("room {room} is not served by this edge and the control plane cannot be reached ({source}); try again shortly")]
+    #[error(
+        "room {room} is not served by this edge and the control plane cannot be reached ({source}); try again shortly"
+    )]
     Control {
         /// Which.
         room: RoomName,

@@ -50,7 +50,11 @@ pub fn normalize(mut request: Request<Body>) -> Request<Body> {
         return request;
     }
     let path = format!("/{}", path.trim_start_matches('/'));
-    let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
+    let query = request
+        .uri()
+        .query()
+        .map(|q| format!("?{q}"))
+        .unwrap_or_default();
     if let Ok(uri) = format!("{path}{query}").parse::<Uri>() {
         *request.uri_mut() = uri;
     }
@@ -61,15 +65,21 @@ async fn not_found(uri: Uri) -> Refusal {
     Refusal {
         status: StatusCode::NOT_FOUND,
         reason: "not_found",
-        text: format!("nothing at {}; signalling is at /rtc and /rtc/v1", uri.path()),
+        text: format!(
+            "nothing at {}; signalling is at /rtc and /rtc/v1",
+            uri.path()
+        ),
     }
 }
 
 /// Pages of any origin may use an edge: what counts is the token.
 async fn any_origin(request: axum::extract::Request, next: Next) -> Response {
     let preflight = request.method() == axum::http::Method::OPTIONS;
-    let mut response =
-        if preflight { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let mut response = if preflight {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        next.run(request).await
+    };
     let headers = response.headers_mut();
     let any = HeaderValue::from_static("*");
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any.clone());
@@ -93,18 +103,33 @@ impl IntoResponse for Refusal {
 
 impl Refusal {
     fn token(error: &token::Error) -> Self {
-        let missing_grant =
-            matches!(error, token::Error::NoRoomJoin | token::Error::NoRoom | token::Error::NoIdentity);
-        let status = if missing_grant { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
-        Self { status, reason: "token", text: error.to_string() }
+        let missing_grant = matches!(
+            error,
+            token::Error::NoRoomJoin | token::Error::NoRoom | token::Error::NoIdentity
+        );
+        let status = if missing_grant {
+            StatusCode::FORBIDDEN
+        } else {
+            StatusCode::UNAUTHORIZED
+        };
+        Self {
+            status,
+            reason: "token",
+            text: error.to_string(),
+        }
     }
 
     fn parameters(error: &join::Error) -> Self {
-        let status = match error {
-            join::Error::MetadataNotAllowed => StatusCode::FORBIDDEN,
-            _ => StatusCode::BAD_REQUEST,
+        let status = if matches!(error, join::Error::MetadataNotAllowed) {
+            StatusCode::FORBIDDEN
+        } else {
+            StatusCode::BAD_REQUEST
         };
-        Self { status, reason: "parameters", text: error.to_string() }
+        Self {
+            status,
+            reason: "parameters",
+            text: error.to_string(),
+        }
     }
 
     fn counted(self, edge: &SharedEdge) -> Self {
@@ -126,11 +151,14 @@ fn check(
     headers: &HeaderMap,
     query: &str,
 ) -> Result<Checked, Refusal> {
-    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let authorization = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
     let token: Cow<'_, str> = join::access_token(authorization, query).ok_or_else(|| Refusal {
         status: StatusCode::UNAUTHORIZED,
         reason: "no_token",
-        text: "no access token; send it as `Authorization: Bearer …` or `access_token=…`".to_owned(),
+        text: "no access token; send it as `Authorization: Bearer …` or `access_token=…`"
+            .to_owned(),
     })?;
     let keys = |key: &str| edge.keys.load().get(key).cloned();
     let grants = token::authorize_join(&token, &keys, SystemTime::now());
@@ -138,7 +166,9 @@ fn check(
     let parameters =
         JoinParameters::parse(path, query).map_err(|error| Refusal::parameters(&error))?;
     if parameters.reconnect.is_none() {
-        parameters.apply_to(&mut grants).map_err(|error| Refusal::parameters(&error))?;
+        parameters
+            .apply_to(&mut grants)
+            .map_err(|error| Refusal::parameters(&error))?;
     }
     Ok(Checked { grants, parameters })
 }
@@ -148,7 +178,13 @@ async fn validate_v0(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<&'static str, Refusal> {
-    validate(&state, SignalPath::V0, &headers, query.as_deref().unwrap_or_default()).await
+    validate(
+        &state,
+        SignalPath::V0,
+        &headers,
+        query.as_deref().unwrap_or_default(),
+    )
+    .await
 }
 
 async fn validate_v1(
@@ -156,7 +192,13 @@ async fn validate_v1(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<&'static str, Refusal> {
-    validate(&state, SignalPath::V1, &headers, query.as_deref().unwrap_or_default()).await
+    validate(
+        &state,
+        SignalPath::V1,
+        &headers,
+        query.as_deref().unwrap_or_default(),
+    )
+    .await
 }
 
 /// Asked by clients whose WebSocket failed, to learn why.
@@ -213,15 +255,23 @@ async fn connect(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Refusal> {
     let checked = checked.map_err(|refusal| refusal.counted(&edge))?;
-    let upgrade = upgrade.max_message_size(FRAME_MAX).max_frame_size(FRAME_MAX);
+    let upgrade = upgrade
+        .max_message_size(FRAME_MAX)
+        .max_frame_size(FRAME_MAX);
     if let Some(reconnect) = &checked.parameters.reconnect {
         let reconnect = reconnect.clone();
-        return Ok(upgrade.on_upgrade(move |socket| resume(edge, checked.grants, reconnect, socket)));
+        return Ok(
+            upgrade.on_upgrade(move |socket| resume(edge, checked.grants, reconnect, socket))
+        );
     }
     let participants = u32::try_from(edge.metrics.participants.get()).unwrap_or(0);
     if participants >= edge.capacity {
         let text = format!("this edge is full: {participants} participants; try another region");
-        let full = Refusal { status: StatusCode::SERVICE_UNAVAILABLE, reason: "full", text };
+        let full = Refusal {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            reason: "full",
+            text,
+        };
         return Err(full.counted(&edge));
     }
     let entered = edge.rooms.enter(&edge, &checked.grants.room).await;
@@ -246,8 +296,14 @@ async fn join(edge: SharedEdge, checked: Checked, socket: WebSocket) {
     };
     let mut room = None;
     for _ in 0..JOIN_TRIES {
-        let Ok(entered) = edge.rooms.enter(&edge, &grants.room).await else { break };
-        if entered.send(RoomMail::Join(Box::new(request()), mailbox.clone())).await.is_ok() {
+        let Ok(entered) = edge.rooms.enter(&edge, &grants.room).await else {
+            break;
+        };
+        if entered
+            .send(RoomMail::Join(Box::new(request()), mailbox.clone()))
+            .await
+            .is_ok()
+        {
             room = Some(entered);
             break;
         }
@@ -255,13 +311,19 @@ async fn join(edge: SharedEdge, checked: Checked, socket: WebSocket) {
     drop(mailbox);
     let Some(room) = room else {
         // The client tries again by itself.
-        let sent = socket.send(signal::leave(Action::Reconnect, lk::DisconnectReason::JoinFailure));
+        let sent = socket.send(signal::leave(
+            Action::Reconnect,
+            lk::DisconnectReason::JoinFailure,
+        ));
         tracing::info!(sent, "room could not be entered");
         return;
     };
     tracing::info!(participant_id = %sid, identity = ?grants.identity, dual, "participant joins");
-    let mut first: Vec<SignalRequest> =
-        parameters.add_tracks.into_iter().map(SignalRequest::AddTrack).collect();
+    let mut first: Vec<SignalRequest> = parameters
+        .add_tracks
+        .into_iter()
+        .map(SignalRequest::AddTrack)
+        .collect();
     first.extend(parameters.publisher_offer.map(SignalRequest::Offer));
     let config = Config {
         sid,
@@ -271,7 +333,16 @@ async fn join(edge: SharedEdge, checked: Checked, socket: WebSocket) {
         seed: edge::random(),
         server_info: edge.server_info(),
     };
-    session::run(Start { edge, config, grants, room, mail, socket, first }).await;
+    session::run(Start {
+        edge,
+        config,
+        grants,
+        room,
+        mail,
+        socket,
+        first,
+    })
+    .await;
 }
 
 /// A participant that comes back: its session goes on, or it is told to join anew.
@@ -281,7 +352,12 @@ async fn resume(edge: SharedEdge, grants: Grants, reconnect: Reconnect, socket: 
     if let (Some(room), Some(sid)) = (room, reconnect.sid) {
         let (refused, refusal) = oneshot::channel();
         let identity = grants.identity.clone();
-        let mail = RoomMail::Resume { sid, identity, socket, refused };
+        let mail = RoomMail::Resume {
+            sid,
+            identity,
+            socket,
+            refused,
+        };
         if room.send(mail).await.is_err() {
             return;
         }

@@ -1,6 +1,6 @@
 //! The task of one room: its mail goes into the core, the core's outputs to sessions, media plane, mesh and control plane.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use media::router::{Source, TrackConfig, TrackKey};
@@ -65,8 +65,10 @@ pub enum Mail {
 /// When the control plane cannot be asked.
 pub async fn open(edge: &SharedEdge, name: &RoomName) -> Result<Mailbox, OpenError> {
     let assigned = edge.control.assign(name).await;
-    let assigned =
-        assigned.map_err(|source| OpenError::Control { room: name.clone(), source })?;
+    let assigned = assigned.map_err(|source| OpenError::Control {
+        room: name.clone(),
+        source,
+    })?;
     let plan = assigned.plan.unwrap_or_default();
     let (mailbox, mail) = mpsc::channel(MAILBOX);
     let plane = edge.plane.clone();
@@ -85,7 +87,7 @@ pub async fn open(edge: &SharedEdge, name: &RoomName) -> Result<Mailbox, OpenErr
         name: name.clone(),
         room,
         mailbox: mailbox.clone(),
-        sessions: HashMap::new(),
+        sessions: BTreeMap::new(),
         report_due: false,
         reported_at: None,
         flows: Vec::new(),
@@ -104,7 +106,7 @@ struct Task {
     name: RoomName,
     room: Room,
     mailbox: Mailbox,
-    sessions: HashMap<ParticipantSid, mpsc::Sender<SessionMail>>,
+    sessions: BTreeMap<ParticipantSid, mpsc::Sender<SessionMail>>,
     report_due: bool,
     reported_at: Option<Instant>,
     /// What crosses our links for the room, as last looked at.
@@ -152,12 +154,18 @@ impl Task {
             }
             Mail::Session(sid, message) => {
                 let leaves = matches!(message, FromSession::Leave(_));
-                self.room.handle_input(now, Input::Session(sid.clone(), message));
+                self.room
+                    .handle_input(now, Input::Session(sid.clone(), message));
                 if leaves {
                     self.forget_session(&sid);
                 }
             }
-            Mail::Resume { sid, identity, socket, refused } => {
+            Mail::Resume {
+                sid,
+                identity,
+                socket,
+                refused,
+            } => {
                 let known = self.room.identity(&sid) == Some(&identity);
                 self.resume(known.then_some(&sid), socket, refused);
             }
@@ -169,7 +177,7 @@ impl Task {
     }
 
     fn resume(
-        &mut self,
+        &self,
         sid: Option<&ParticipantSid>,
         socket: Box<Socket>,
         refused: oneshot::Sender<Box<Socket>>,
@@ -188,7 +196,7 @@ impl Task {
         drop(refused.send(socket));
     }
 
-    fn shut_down(&mut self) {
+    fn shut_down(&self) {
         let action = livekit_protocol::leave_request::Action::Reconnect;
         let reason = livekit_protocol::DisconnectReason::ServerShutdown;
         for session in self.sessions.values() {
@@ -201,7 +209,7 @@ impl Task {
 
     /// Hands the core's outputs on; what is for one session goes as one mail.
     fn drain(&mut self) {
-        let mut mails: HashMap<ParticipantSid, Vec<ToSession>> = HashMap::new();
+        let mut mails: BTreeMap<ParticipantSid, Vec<ToSession>> = BTreeMap::new();
         while let Some(output) = self.room.poll_output() {
             match output {
                 Output::Session(sid, message) => mails.entry(sid).or_default().push(message),
@@ -216,7 +224,11 @@ impl Task {
                     self.edge.plane.add_remote_track(track.key, name, config);
                 }
                 Output::RemoveRemoteTrack(track) => self.remove_track(track),
-                Output::State(state) => self.edge.plane.mesh().command(MeshCommand::RoomState(state)),
+                Output::State(state) => self
+                    .edge
+                    .plane
+                    .mesh()
+                    .command(MeshCommand::RoomState(state)),
                 Output::Data(data) => self.edge.plane.mesh().command(MeshCommand::Data(data)),
                 Output::Changed => self.report_due = true,
                 Output::Empty => self.empty_since = Some(Instant::now()),
@@ -228,11 +240,19 @@ impl Task {
     }
 
     fn deliver(&mut self, sid: &ParticipantSid, messages: Vec<ToSession>) {
-        let closes = messages.iter().any(|m| matches!(m, ToSession::Close { .. }));
-        let Some(session) = self.sessions.get(sid) else { return };
+        let closes = messages
+            .iter()
+            .any(|m| matches!(m, ToSession::Close { .. }));
+        let Some(session) = self.sessions.get(sid) else {
+            return;
+        };
         if session.try_send(SessionMail::Room(messages)).is_err() {
             // It does not take its mail any more: its client is gone or hopelessly slow.
-            self.edge.metrics.dropped.with_label_values(&["session_stuck"]).inc();
+            self.edge
+                .metrics
+                .dropped
+                .with_label_values(&["session_stuck"])
+                .inc();
             tracing::info!(participant_id = %sid, "session dropped: it does not take its mail");
             let reason = livekit_protocol::DisconnectReason::SignalClose;
             let leave = Input::Session(sid.clone(), FromSession::Leave(reason));
@@ -258,9 +278,19 @@ impl Task {
         if plan.epoch <= self.room.epoch() {
             return;
         }
-        self.edge.plane.mesh().command(MeshCommand::SetPlan(RoomPlan::from(plan)));
-        let edges = plan.members.iter().map(|m| NodeId::from(m.as_str())).collect();
-        let members = Input::Members { epoch: plan.epoch, edges };
+        self.edge
+            .plane
+            .mesh()
+            .command(MeshCommand::SetPlan(RoomPlan::from(plan)));
+        let edges = plan
+            .members
+            .iter()
+            .map(|m| NodeId::from(m.as_str()))
+            .collect();
+        let members = Input::Members {
+            epoch: plan.epoch,
+            edges,
+        };
         self.room.handle_input(edge::now(), members);
         self.report_due = true;
     }
@@ -281,13 +311,18 @@ impl Task {
 
     /// Tells the control plane what changed, not too often.
     fn report(&mut self) {
-        let recent = self.reported_at.is_some_and(|at| at.elapsed() < REPORT_INTERVAL);
+        let recent = self
+            .reported_at
+            .is_some_and(|at| at.elapsed() < REPORT_INTERVAL);
         if !self.report_due || recent {
             return;
         }
         self.report_due = false;
         self.reported_at = Some(Instant::now());
-        let report = RoomReport { flows: self.flows.clone(), ..self.room.report() };
+        let report = RoomReport {
+            flows: self.flows.clone(),
+            ..self.room.report()
+        };
         if let Err(error) = self.edge.control.send(ToControl::Room(report)) {
             // Everything is said again once there is a session.
             tracing::debug!(%error, "room report not sent");
@@ -296,17 +331,21 @@ impl Task {
 
     fn is_over(&self) -> bool {
         self.room.is_empty()
-            && self.empty_since.is_some_and(|since| since.elapsed() >= LINGER)
+            && self
+                .empty_since
+                .is_some_and(|since| since.elapsed() >= LINGER)
     }
 
-    fn close(&mut self) {
+    fn close(&self) {
         for track in self.room.remote_tracks() {
             self.remove_track(track);
         }
         let mesh = self.edge.plane.mesh();
         mesh.command(MeshCommand::RoomGone(self.name.clone()));
         mesh.command(MeshCommand::ForgetRoom(self.name.clone()));
-        let closed = proto::control::RoomClosed { room: self.name.to_string() };
+        let closed = proto::control::RoomClosed {
+            room: self.name.to_string(),
+        };
         if let Err(error) = self.edge.control.send(ToControl::RoomClosed(closed)) {
             tracing::debug!(%error, "room end not sent");
         }

@@ -44,7 +44,9 @@ impl Rooms {
     /// All rooms served here.
     pub fn all(&self) -> Vec<Mailbox> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.values().filter_map(|cell| cell.get().cloned()).collect()
+        open.values()
+            .filter_map(|cell| cell.get().cloned())
+            .collect()
     }
 
     /// Takes a room off the list if nothing waits in its mailbox. Under the list's lock, so that nobody gets a mailbox that closes.

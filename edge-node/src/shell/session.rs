@@ -86,7 +86,15 @@ struct Task {
 
 /// Runs a session to its end.
 pub async fn run(start: Start) {
-    let Start { edge, config, grants, room, mut mail, socket, first } = start;
+    let Start {
+        edge,
+        config,
+        grants,
+        room,
+        mut mail,
+        socket,
+        first,
+    } = start;
     let (events, mut received) = mpsc::channel(EVENTS);
     let mut peers = BTreeMap::new();
     peers.insert(Peer::Publisher, open(&edge, Peer::Publisher, &events));
@@ -94,7 +102,10 @@ pub async fn run(start: Start) {
         peers.insert(Peer::Subscriber, open(&edge, Peer::Subscriber, &events));
     }
     drop(events);
-    let local = peers.iter().map(|(&peer, transport)| (peer, local(transport))).collect();
+    let local = peers
+        .iter()
+        .map(|(&peer, transport)| (peer, local(transport)))
+        .collect();
     let mut task = Task {
         room_name: grants.room.clone(),
         grants,
@@ -119,7 +130,7 @@ pub async fn run(start: Start) {
     let ended = task.serve(&mut mail, &mut received).await;
     if matches!(ended, Ended::Lost) {
         let leave = FromSession::Leave(lk::DisconnectReason::SignalClose);
-        task.to_room(leave).await;
+        task.tell_room(leave).await;
     }
     tracing::info!(participant_id = %task.core.sid(), "session ended");
 }
@@ -203,7 +214,11 @@ impl Task {
         match received {
             Received::Request(request) => self.request(*request),
             Received::Garbage => {
-                self.edge.metrics.dropped.with_label_values(&["undecodable"]).inc();
+                self.edge
+                    .metrics
+                    .dropped
+                    .with_label_values(&["undecodable"])
+                    .inc();
             }
             Received::Closed => {
                 self.socket = None;
@@ -212,6 +227,10 @@ impl Task {
         }
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "only descriptions are parsed here"
+    )]
     fn request(&mut self, request: Request) {
         match request {
             Request::Offer(offer) => {
@@ -247,9 +266,15 @@ impl Task {
     }
 
     fn restart_ice(&mut self, peer: Peer) {
-        let Some(transport) = self.peers.get(&peer) else { return };
+        let Some(transport) = self.peers.get(&peer) else {
+            return;
+        };
         let (ufrag, pwd) = transport.restart_ice();
-        let fresh = LocalTransport { ufrag, pwd, ..local(transport) };
+        let fresh = LocalTransport {
+            ufrag,
+            pwd,
+            ..local(transport)
+        };
         self.core.set_local(peer, fresh);
     }
 
@@ -283,7 +308,9 @@ impl Task {
 
     /// Whether nobody is there any more: no socket for long, or neither socket nor media.
     fn is_lost(&self) -> bool {
-        let Some(detached) = self.detached_at else { return false };
+        let Some(detached) = self.detached_at else {
+            return false;
+        };
         detached.elapsed() >= RESUME_WAIT || self.media_lost
     }
 
@@ -294,7 +321,9 @@ impl Task {
         self.token_due = Instant::now() + TOKEN_INTERVAL;
         let claims = &self.grants.claims;
         let keys = self.edge.keys.load();
-        let Some(secret) = keys.get(&claims.iss) else { return };
+        let Some(secret) = keys.get(&claims.iss) else {
+            return;
+        };
         let now = std::time::SystemTime::now();
         match token::mint(claims, &claims.iss, secret, TOKEN_VALIDITY, now) {
             Ok(token) => self.say(Response::RefreshToken(token)),
@@ -305,13 +334,17 @@ impl Task {
     fn say(&mut self, response: Response) {
         let Some(socket) = &self.socket else { return };
         if !socket.send(response) {
-            self.edge.metrics.dropped.with_label_values(&["client_slow"]).inc();
+            self.edge
+                .metrics
+                .dropped
+                .with_label_values(&["client_slow"])
+                .inc();
             self.socket = None;
             self.detached_at = Some(Instant::now());
         }
     }
 
-    async fn to_room(&mut self, message: FromSession) {
+    async fn tell_room(&mut self, message: FromSession) {
         let mail = RoomMail::Session(self.core.sid().clone(), message);
         if self.room.send(mail).await.is_err() {
             self.closed = true;
@@ -319,11 +352,12 @@ impl Task {
     }
 
     /// Lets the core ask for what is due, and does what it wants.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others need no waiting")]
     async fn settle(&mut self) {
         self.core.settle(edge::now());
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Room(message) => self.to_room(message).await,
+                Output::Room(message) => self.tell_room(message).await,
                 Output::RestartIce(peer) => {
                     self.restart_ice(peer);
                     self.core.settle(edge::now());
@@ -335,7 +369,9 @@ impl Task {
 
     fn perform(&mut self, output: Output) {
         let plane = &self.edge.plane;
-        let Some(uplink) = self.peers.get(&Peer::Publisher) else { return };
+        let Some(uplink) = self.peers.get(&Peer::Publisher) else {
+            return;
+        };
         let downlink = self.peers.get(&self.core.downlink()).unwrap_or(uplink);
         match output {
             Output::Signal(response) => self.say(*response),
@@ -351,7 +387,10 @@ impl Task {
             Output::Receive(receive) => plane.set_receive(uplink.key, receive),
             Output::Publish { track, sid, config } => {
                 self.edge.tracks.insert(track, self.room.clone());
-                let config = TrackConfig { source: Source::Local(uplink.key), ..config };
+                let config = TrackConfig {
+                    source: Source::Local(uplink.key),
+                    ..config
+                };
                 plane.publish(track, uplink.key, (self.room_name.clone(), sid), config);
             }
             Output::Unpublish(track) => {
@@ -387,4 +426,3 @@ async fn receive(socket: &mut Option<Socket>) -> Received {
         None => std::future::pending().await,
     }
 }
-

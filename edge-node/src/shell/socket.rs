@@ -43,7 +43,11 @@ impl Socket {
         let (sink, incoming) = socket.split();
         let (outgoing, frames) = mpsc::channel(OUTGOING);
         tokio::spawn(write(sink, frames));
-        Self { incoming, outgoing, encoding: Encoding::default() }
+        Self {
+            incoming,
+            outgoing,
+            encoding: Encoding::default(),
+        }
     }
 
     /// The next request; cancel-safe.
@@ -54,16 +58,18 @@ impl Socket {
                 Ok(Some(Ok(Message::Binary(bytes)))) => Frame::Binary(bytes),
                 Ok(Some(Ok(Message::Text(text)))) => Frame::Text(text.as_str().to_owned()),
                 Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => continue,
-                Ok(Some(Ok(Message::Close(_)) | Err(_)) | None) | Err(_) => return Received::Closed,
+                Ok(Some(Ok(Message::Close(_)) | Err(_)) | None) | Err(_) => {
+                    return Received::Closed;
+                }
             };
             self.encoding = match frame {
                 Frame::Binary(_) => Encoding::Binary,
                 Frame::Text(_) => Encoding::Json,
             };
             return match signal::decode(&frame) {
-                Ok(lk::SignalRequest { message: Some(request) }) => {
-                    Received::Request(Box::new(request))
-                }
+                Ok(lk::SignalRequest {
+                    message: Some(request),
+                }) => Received::Request(Box::new(request)),
                 Ok(lk::SignalRequest { message: None }) | Err(_) => Received::Garbage,
             };
         }
@@ -71,7 +77,9 @@ impl Socket {
 
     /// Queues a response; false when the client does not take them any more.
     pub fn send(&self, response: Response) -> bool {
-        self.outgoing.try_send(signal::encode(response, self.encoding)).is_ok()
+        self.outgoing
+            .try_send(signal::encode(response, self.encoding))
+            .is_ok()
     }
 }
 
@@ -87,8 +95,12 @@ async fn write(mut sink: SplitSink<WebSocket, Message>, mut frames: mpsc::Receiv
             return;
         }
     }
-    let goodbye = CloseFrame { code: close_code::NORMAL, reason: "session over".into() };
-    let closed = tokio::time::timeout(WRITE_TIMEOUT, sink.send(Message::Close(Some(goodbye)))).await;
+    let goodbye = CloseFrame {
+        code: close_code::NORMAL,
+        reason: "session over".into(),
+    };
+    let closed =
+        tokio::time::timeout(WRITE_TIMEOUT, sink.send(Message::Close(Some(goodbye)))).await;
     if closed.is_err() {
         tracing::debug!("client did not take the close frame");
     }

@@ -62,7 +62,6 @@ impl Router {
     }
 
     fn arm_track(&mut self, now: Instant, slot: usize, waiting: bool) {
-        let interval = self.config.keyframe_interval_min;
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
@@ -70,7 +69,7 @@ impl Router {
         let pending = track
             .streams
             .iter()
-            .filter_map(|stream| stream.keyframes.poll_timeout(interval))
+            .filter_map(|stream| stream.keyframes.poll_timeout())
             .min()
             .filter(|_| !track.muted);
         let look = if waiting {
@@ -85,7 +84,6 @@ impl Router {
 
     /// Repeats requests and notices streams that stopped.
     pub(super) fn serve_track(&mut self, now: Instant, slot: usize, out: &mut Output) {
-        let interval = self.config.keyframe_interval_min;
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
@@ -94,11 +92,7 @@ impl Router {
             .streams
             .iter()
             .enumerate()
-            .filter(|(_, s)| {
-                s.keyframes
-                    .poll_timeout(interval)
-                    .is_some_and(|at| at <= now)
-            })
+            .filter(|(_, s)| s.keyframes.poll_timeout().is_some_and(|at| at <= now))
             .fold(0, |pending, (stream, _)| pending | 1 << stream);
         let muted = track.muted;
         for stream in (0..8).filter(|stream| !muted && pending & (1 << stream) != 0) {
@@ -135,7 +129,7 @@ impl Router {
             .keyframes
             .request(now, KeyframeRequests::interval(live, base))
         {
-            if let Some(at) = entry.keyframes.poll_timeout(base) {
+            if let Some(at) = entry.keyframes.poll_timeout() {
                 self.timers
                     .arm(&mut track.armed, Timer::Track(slot), at.max(now));
             }

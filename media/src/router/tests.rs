@@ -425,4 +425,41 @@ proptest! {
         }
         call.advance(3000);
     }
+
+    /// Whatever happens, deadlines lie ahead: a router never keeps its shard busy for nothing.
+    #[test]
+    fn deadlines_always_make_progress(
+        steps in proptest::collection::vec((0u8..9, 0u8..3, 0u64..3000), 1..60),
+    ) {
+        let mut call = Call::new();
+        let (alice, bob) = (call.join(), call.join());
+        publish_video(&mut call, alice, 1, &["q", "h", "f"]);
+        call.subscribe(bob, 1, high());
+        let mut layers = ["q", "h", "f"].map(|rid| {
+            Encoder::new(alice, 11 + u32::from(rid.as_bytes()[0]), "v", rid)
+        });
+        let track = TrackKey(1);
+        for (what, stream, pause) in steps {
+            let layer = &mut layers[usize::from(stream)];
+            match what {
+                0..=2 => layer.frame(&mut call, what == 0, 0),
+                3 => drop(layer.vp8(false, 0, 3)),
+                4 => call.target(bob, 1, Some(Target { stream, temporal: 7 })),
+                5 => call.target(bob, 1, None),
+                6 => call.command(Command::SetMuted { track, muted: stream == 0 }),
+                7 => call.command(Command::Export { track, streams: stream }),
+                _ => call.report(bob, |writer| writer.pli(1, 0x2001).unwrap()),
+            }
+            let end = call.now + Duration::from_millis(pause);
+            let mut served = 0;
+            while let Some(at) = call.router.poll_timeout().filter(|&at| at <= end) {
+                call.now = call.now.max(at);
+                call.router.handle_timeout(call.now, &mut call.out);
+                call.drain();
+                served += 1;
+                prop_assert!(served < 400, "{served} deadlines within {pause} ms");
+            }
+            call.now = end;
+        }
+    }
 }

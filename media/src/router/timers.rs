@@ -34,6 +34,11 @@ impl Timers {
         }
     }
 
+    /// Deadlines in the queue, outdated ones included.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// The earliest deadline.
     pub(super) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)

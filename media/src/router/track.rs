@@ -203,31 +203,31 @@ pub(super) struct Uplink {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct KeyframeRequests {
     last: Option<Instant>,
-    pending: bool,
+    /// When a request that came too early may go out.
+    pending: Option<Instant>,
 }
 
 impl KeyframeRequests {
-    /// Somebody needs a keyframe. Whether to ask for it now; otherwise it is pending.
+    /// Somebody needs a keyframe. Whether to ask for it now; otherwise it is pending until the
+    /// interval is over.
     pub(super) fn request(&mut self, now: Instant, interval: Duration) -> bool {
-        if self.last.is_some_and(|last| now < last + interval) {
-            self.pending = true;
+        if let Some(at) = self.last.map(|last| last + interval).filter(|&at| now < at) {
+            self.pending = Some(at);
             return false;
         }
         self.last = Some(now);
-        self.pending = false;
+        self.pending = None;
         true
     }
 
     /// A keyframe began.
     pub(super) fn answered(&mut self) {
-        self.pending = false;
+        self.pending = None;
     }
 
     /// When a pending request may go out.
-    pub(super) fn poll_timeout(&self, interval: Duration) -> Option<Instant> {
-        self.last
-            .filter(|_| self.pending)
-            .map(|last| last + interval)
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.pending
     }
 
     /// The interval for repeating an unanswered request.

@@ -126,8 +126,7 @@ async function askGateway(t) {
     token_no_json: (await post('/api/token', '{', json)).status,
     token_array: (await post('/api/token', '[]', json)).status,
     token_huge: await post('/api/token', Buffer.alloc(8 * MIB, 97), json).then((answer) => answer.status, () => 'closed'),
-    twirp_no_token: (await post('/twirp/livekit.RoomService/ListRooms', '{}', json)).status,
-    no_such_path: (await fetch(new URL('/twirp/no.Such/Thing', t.mesh.http))).status,
+    no_such_path: (await fetch(new URL('/api/no/such', t.mesh.http))).status,
   };
   for (const [name, status] of Object.entries(answers)) {
     check(status === 'closed' || (status >= 400 && status < 500), `the gateway answered ${name} with ${status}`);

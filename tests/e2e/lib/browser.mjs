@@ -81,6 +81,14 @@ export class Browser {
     return new BrowserParticipant(identity, region, page);
   }
 
+  /** Opens any page, of a given size. */
+  async visit(url, { width, height }) {
+    const page = await this.context.newPage();
+    await page.setViewportSize({ width, height });
+    await page.goto(url);
+    return page;
+  }
+
   async close() {
     await this.context.close();
     this.server.closeAllConnections();

@@ -19,6 +19,12 @@ export class Case {
     return this.keep(await this.environment.browser.open(identity, region, { log: this.log }));
   }
 
+  /** A page of the mesh's own gateway, for example the call page. */
+  async visit(path, size = { width: 1280, height: 720 }) {
+    this.environment.browser ??= await Browser.start();
+    return this.keep(await this.environment.browser.visit(new URL(path, this.mesh.http).href, size));
+  }
+
   /** A native client, not yet in a room. */
   async process(identity, region) {
     return this.keep(await NativeParticipant.start(identity, region, this.environment));

@@ -79,7 +79,6 @@ mod tests {
     fn workspace(packages: Vec<Package>) -> Workspace {
         Workspace {
             packages,
-            target_directory: PathBuf::new(),
             workspace_root: PathBuf::new(),
         }
     }

@@ -91,13 +91,18 @@ pub type Missing = (u32, u32);
 impl Answerer {
     /// Ends a subscription; its section can be reused after the next answer but one.
     pub fn end_subscription(&mut self, sid: &TrackSid) -> bool {
-        let found = self.sections.values_mut().find(|c| **c == Carries::Subscription(sid.clone()));
+        let found = self
+            .sections
+            .values_mut()
+            .find(|c| **c == Carries::Subscription(sid.clone()));
         found.map(|carries| *carries = Carries::Ended).is_some()
     }
 
     /// Whether a subscription has a section.
     pub fn carries(&self, sid: &TrackSid) -> bool {
-        self.sections.values().any(|c| *c == Carries::Subscription(sid.clone()))
+        self.sections
+            .values()
+            .any(|c| *c == Carries::Subscription(sid.clone()))
     }
 
     /// Answers an offer: places publications by `a=msid`, and as many of `wanted` as there are free sections, in order.
@@ -128,13 +133,20 @@ impl Answerer {
                 negotiated.receive.extensions = sdp::extension_ids(section);
             }
             let sends = matches!(section.direction, Direction::SendOnly | Direction::SendRecv);
-            let publication = sends.then(|| find_publication(section, publications)).flatten();
-            let Some(answer) = negotiated.answer.media.get_mut(index) else { continue };
+            let publication = sends
+                .then(|| find_publication(section, publications))
+                .flatten();
+            let Some(answer) = negotiated.answer.media.get_mut(index) else {
+                continue;
+            };
             if let Some(publication) = publication {
                 answer.direction = Direction::RecvOnly;
                 prefer(answer, publication);
                 let (published, receive) = publish(section, &answer.codecs, publication);
-                self.sections.insert(section.mid.clone(), Carries::Publication(published.sid.clone()));
+                self.sections.insert(
+                    section.mid.clone(),
+                    Carries::Publication(published.sid.clone()),
+                );
                 negotiated.published.push(published);
                 negotiated.receive.media.push(receive);
             } else if sends {
@@ -157,7 +169,9 @@ impl Answerer {
         negotiated: &mut Negotiated,
     ) {
         let state = self.sections.get(&section.mid).cloned().unwrap_or_default();
-        let Some(answer) = negotiated.answer.media.get_mut(index) else { return };
+        let Some(answer) = negotiated.answer.media.get_mut(index) else {
+            return;
+        };
         answer.direction = Direction::Inactive;
         if section.direction != Direction::RecvOnly {
             return;
@@ -175,17 +189,23 @@ impl Answerer {
                 }
                 None => Carries::Nothing,
             },
-            Carries::Nothing => match self.place(section, &answer.codecs.clone(), wanted, negotiated) {
-                Some(wanted) => {
-                    let Some(answer) = negotiated.answer.media.get_mut(index) else { return };
-                    send_on(answer, wanted);
-                    Carries::Subscription(wanted.track.sid.clone())
+            Carries::Nothing => {
+                match self.place(section, &answer.codecs.clone(), wanted, negotiated) {
+                    Some(wanted) => {
+                        let Some(answer) = negotiated.answer.media.get_mut(index) else {
+                            return;
+                        };
+                        send_on(answer, wanted);
+                        Carries::Subscription(wanted.track.sid.clone())
+                    }
+                    None => Carries::Nothing,
                 }
-                None => Carries::Nothing,
-            },
+            }
         };
         if let Carries::Subscription(sid) = &next {
-            negotiated.mid_to_track.insert(section.mid.clone(), sid.to_string());
+            negotiated
+                .mid_to_track
+                .insert(section.mid.clone(), sid.to_string());
         }
         self.sections.insert(section.mid.clone(), next);
     }
@@ -202,7 +222,11 @@ impl Answerer {
     ) -> Option<&'a Wanted> {
         let extensions = sdp::extension_ids(section);
         for candidate in wanted {
-            let kind = if candidate.track.is_video() { MediaKind::Video } else { MediaKind::Audio };
+            let kind = if candidate.track.is_video() {
+                MediaKind::Video
+            } else {
+                MediaKind::Audio
+            };
             let sid = &candidate.track.sid;
             let settled = negotiated.bound.iter().any(|b| b.track == *sid)
                 || negotiated.undecodable.contains(sid)
@@ -212,7 +236,10 @@ impl Answerer {
             }
             match subscription(candidate, &section.mid, codecs, extensions) {
                 Some(config) => {
-                    negotiated.bound.push(Bound { track: sid.clone(), config });
+                    negotiated.bound.push(Bound {
+                        track: sid.clone(),
+                        config,
+                    });
                     return Some(candidate);
                 }
                 None => negotiated.undecodable.push(sid.clone()),
@@ -224,8 +251,12 @@ impl Answerer {
     /// Ends publications whose section sends no more.
     fn forget_silent(&mut self, offer: &Description, negotiated: &mut Negotiated) {
         for (mid, carries) in &mut self.sections {
-            let Carries::Publication(sid) = carries else { continue };
-            let sends = offer.section(mid).is_some_and(|s| !s.rejected && s.direction.sends());
+            let Carries::Publication(sid) = carries else {
+                continue;
+            };
+            let sends = offer
+                .section(mid)
+                .is_some_and(|s| !s.rejected && s.direction.sends());
             if !sends {
                 negotiated.unpublished.push(sid.clone());
                 *carries = Carries::Nothing;
@@ -242,7 +273,10 @@ fn send_on(answer: &mut Media, wanted: &Wanted) {
 }
 
 /// The announced track that the section's `a=msid` names.
-fn find_publication<'a>(section: &Media, publications: &'a [Publication]) -> Option<&'a Publication> {
+fn find_publication<'a>(
+    section: &Media,
+    publications: &'a [Publication],
+) -> Option<&'a Publication> {
     let (stream, track) = section.msid.as_ref()?;
     publications
         .iter()
@@ -255,7 +289,11 @@ fn prefer(answer: &mut Media, publication: &Publication) {
     let preferred = match publication.kind {
         MediaKind::Audio if publication.red => Some(Codec::Red),
         MediaKind::Audio => Some(Codec::Opus),
-        _ => publication.codec,
+        MediaKind::Video
+        | MediaKind::Application
+        | MediaKind::Text
+        | MediaKind::Message
+        | MediaKind::Image => publication.codec,
     };
     answer
         .codecs
@@ -284,7 +322,9 @@ fn publish(
     let published = Published {
         sid: publication.sid.clone(),
         mid: section.mid.clone(),
-        codec: first.and_then(|c| Codec::from_name(&c.name)).unwrap_or(Codec::Opus),
+        codec: first
+            .and_then(|c| Codec::from_name(&c.name))
+            .unwrap_or(Codec::Opus),
         fmtp: first.map(|c| c.fmtp.clone()).unwrap_or_default(),
         streams: u8::try_from(rids.len().max(1)).unwrap_or(1).min(3),
     };
@@ -293,7 +333,14 @@ fn publish(
         track: publication.key,
         payloads: payloads.collect(),
         rids,
-        ssrcs: section.ssrcs.iter().map(|s| ReceiveSsrc { ssrc: s.ssrc, rtx: s.rtx }).collect(),
+        ssrcs: section
+            .ssrcs
+            .iter()
+            .map(|s| ReceiveSsrc {
+                ssrc: s.ssrc,
+                rtx: s.rtx,
+            })
+            .collect(),
     };
     (published, receive)
 }
@@ -301,8 +348,11 @@ fn publish(
 /// The section's simulcast streams, lowest first: by the customary names `q`, `h`, `f`, otherwise as the client lists them.
 fn stream_order(section: &Media) -> Vec<String> {
     const CUSTOMARY: [&str; 3] = ["q", "h", "f"];
-    let listed =
-        if section.simulcast_send.is_empty() { &section.rids_send } else { &section.simulcast_send };
+    let listed = if section.simulcast_send.is_empty() {
+        &section.rids_send
+    } else {
+        &section.simulcast_send
+    };
     let mut rids: Vec<String> = listed.iter().take(CUSTOMARY.len()).cloned().collect();
     let rank = |rid: &String| CUSTOMARY.iter().position(|c| c == rid);
     if rids.iter().all(|rid| rank(rid).is_some()) {
@@ -315,7 +365,10 @@ impl Answerer {
     /// What is missing for `wanted` given the sections of the last offer; `None` when everything has its section.
     pub fn missing(&self, wanted: &[Wanted], offer: &Description) -> Option<Missing> {
         let unplaced = |video: bool| {
-            wanted.iter().filter(|w| w.track.is_video() == video && !self.carries(&w.track.sid)).count()
+            wanted
+                .iter()
+                .filter(|w| w.track.is_video() == video && !self.carries(&w.track.sid))
+                .count()
         };
         let free = |kind: MediaKind| {
             let open = offer.media.iter().filter(|s| s.kind == kind && !s.rejected);
@@ -328,6 +381,9 @@ impl Answerer {
             return None;
         }
         let short = |need: usize, kind| u32::try_from(need.saturating_sub(free(kind))).unwrap_or(0);
-        Some((short(audio, MediaKind::Audio), short(video, MediaKind::Video)))
+        Some((
+            short(audio, MediaKind::Audio),
+            short(video, MediaKind::Video),
+        ))
     }
 }

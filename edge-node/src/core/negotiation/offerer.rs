@@ -48,7 +48,14 @@ pub struct Offer {
 impl Offerer {
     /// `session_id` is random (RFC 8829 section 5.2.1).
     pub fn new(session_id: u64) -> Self {
-        Self { session_id, version: 0, sections: Vec::new(), pending: None, offer_id: 0, stale: true }
+        Self {
+            session_id,
+            version: 0,
+            sections: Vec::new(),
+            pending: None,
+            offer_id: 0,
+            stale: true,
+        }
     }
 
     /// Says that something must be offered.
@@ -64,7 +71,11 @@ impl Offerer {
 
     /// Ends a subscription.
     pub fn end_subscription(&mut self, sid: &TrackSid) {
-        for section in self.sections.iter_mut().filter(|s| s.carries.as_ref() == Some(sid)) {
+        for section in self
+            .sections
+            .iter_mut()
+            .filter(|s| s.carries.as_ref() == Some(sid))
+        {
             section.carries = None;
             section.bound = false;
             section.idle = false;
@@ -82,19 +93,28 @@ impl Offerer {
         self.offer_id += 1;
         self.version += 1;
         self.pending = Some(self.offer_id);
-        let origin = Origin { session_id: self.session_id, session_version: self.version };
+        let origin = Origin {
+            session_id: self.session_id,
+            session_version: self.version,
+        };
         let mut description = Description::offer(origin);
         description.offer_data(DATA_MID, local);
         let mut mid_to_track = HashMap::new();
         for section in &self.sections {
-            let carried = wanted.iter().find(|w| Some(&w.track.sid) == section.carries.as_ref());
+            let carried = wanted
+                .iter()
+                .find(|w| Some(&w.track.sid) == section.carries.as_ref());
             if let Some(wanted) = carried {
                 mid_to_track.insert(section.mid.clone(), wanted.track.sid.to_string());
             }
             let send = carried.map(Wanted::send_parameters);
             description.offer_track(&section.mid, section.kind, local, send);
         }
-        Some(Offer { id: self.offer_id, description, mid_to_track })
+        Some(Offer {
+            id: self.offer_id,
+            description,
+            mid_to_track,
+        })
     }
 
     /// The client's answer: subscriptions that are live now, and those it cannot decode.
@@ -111,12 +131,16 @@ impl Offerer {
         }
         self.pending = None;
         for section in &mut self.sections {
-            let Some(media) = answer.section(&section.mid) else { continue };
+            let Some(media) = answer.section(&section.mid) else {
+                continue;
+            };
             let Some(sid) = section.carries.clone() else {
                 section.idle = true;
                 continue;
             };
-            let Some(wanted) = wanted.iter().find(|w| w.track.sid == sid) else { continue };
+            let Some(wanted) = wanted.iter().find(|w| w.track.sid == sid) else {
+                continue;
+            };
             if section.bound {
                 continue;
             }
@@ -141,11 +165,22 @@ impl Offerer {
     fn place(&mut self, wanted: &[Wanted]) {
         for wanted in wanted {
             let sid = &wanted.track.sid;
-            if self.sections.iter().any(|s| s.carries.as_ref() == Some(sid)) {
+            if self
+                .sections
+                .iter()
+                .any(|s| s.carries.as_ref() == Some(sid))
+            {
                 continue;
             }
-            let kind = if wanted.track.is_video() { MediaKind::Video } else { MediaKind::Audio };
-            let free = self.sections.iter_mut().find(|s| s.idle && s.carries.is_none() && s.kind == kind);
+            let kind = if wanted.track.is_video() {
+                MediaKind::Video
+            } else {
+                MediaKind::Audio
+            };
+            let free = self
+                .sections
+                .iter_mut()
+                .find(|s| s.idle && s.carries.is_none() && s.kind == kind);
             if let Some(section) = free {
                 section.carries = Some(sid.clone());
                 section.idle = false;

@@ -73,7 +73,10 @@ impl Room {
     /// Ends a participant of ours that has come in again elsewhere.
     pub(super) fn evict(&mut self, now: Now, sid: &ParticipantSid) {
         let reason = lk::DisconnectReason::DuplicateIdentity;
-        let close = ToSession::Close { action: Action::Disconnect, reason };
+        let close = ToSession::Close {
+            action: Action::Disconnect,
+            reason,
+        };
         self.outputs.push_back(Output::Session(sid.clone(), close));
         self.leave(now, sid, reason);
     }
@@ -99,10 +102,19 @@ impl Room {
     }
 
     fn join_response(&self, sid: &ParticipantSid, dual: bool) -> lk::JoinResponse {
-        let codec = |mime: &str| lk::Codec { mime: mime.to_owned(), fmtp_line: String::new() };
+        let codec = |mime: &str| lk::Codec {
+            mime: mime.to_owned(),
+            fmtp_line: String::new(),
+        };
         let mimes = [
-            "audio/opus", "audio/red", "video/VP8", "video/VP9", "video/H264", "video/AV1",
-            "video/H265", "video/rtx",
+            "audio/opus",
+            "audio/red",
+            "video/VP8",
+            "video/VP9",
+            "video/H264",
+            "video/AV1",
+            "video/H265",
+            "video/rtx",
         ];
         lk::JoinResponse {
             room: Some(self.info()),

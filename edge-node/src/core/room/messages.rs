@@ -19,7 +19,8 @@ impl Room {
         self.deliver(sender.as_str(), reliable, destinations, payload);
         let concerned = |p: &super::Participant| {
             matches!(p.home, Home::Remote { .. })
-                && (destinations.is_empty() || destinations.iter().any(|d| d == p.identity.as_str()))
+                && (destinations.is_empty()
+                    || destinations.iter().any(|d| d == p.identity.as_str()))
         };
         if !self.participants.values().any(concerned) {
             return;
@@ -37,20 +38,33 @@ impl Room {
     /// A message from another edge.
     pub(super) fn deliver_remote_data(&mut self, data: &proto::link::Data) {
         let payload = Bytes::from(data.payload.clone());
-        let Ok(packet) = lk::DataPacket::decode(payload.clone()) else { return };
+        let Ok(packet) = lk::DataPacket::decode(payload.clone()) else {
+            return;
+        };
         let destinations = destinations(&packet);
-        self.deliver(&data.participant_sid, data.reliable, &destinations, &payload);
+        self.deliver(
+            &data.participant_sid,
+            data.reliable,
+            &destinations,
+            &payload,
+        );
     }
 
     fn deliver(&mut self, sender: &str, reliable: bool, destinations: &[String], payload: &Bytes) {
         for (sid, participant) in &self.participants {
             let addressed = destinations.is_empty()
-                || destinations.iter().any(|d| d == participant.identity.as_str());
+                || destinations
+                    .iter()
+                    .any(|d| d == participant.identity.as_str());
             if !addressed || sid.as_str() == sender || !matches!(participant.home, Home::Local(_)) {
                 continue;
             }
-            let message = ToSession::Data { reliable, payload: payload.clone() };
-            self.outputs.push_back(Output::Session(sid.clone(), message));
+            let message = ToSession::Data {
+                reliable,
+                payload: payload.clone(),
+            };
+            self.outputs
+                .push_back(Output::Session(sid.clone(), message));
         }
     }
 }

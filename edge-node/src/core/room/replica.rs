@@ -64,12 +64,21 @@ impl Replicas {
     /// Edges whose grace is over.
     pub(super) fn overdue(&self, now: Instant) -> Vec<NodeId> {
         let over = |origin: &&Origin| origin.leaves_at.is_some_and(|at| at <= now);
-        self.origins.iter().filter(|(_, o)| over(o)).map(|(node, _)| node.clone()).collect()
+        self.origins
+            .iter()
+            .filter(|(_, o)| over(o))
+            .map(|(node, _)| node.clone())
+            .collect()
     }
 
     pub(super) fn speakers(&self) -> Vec<lk::SpeakerInfo> {
         let all = self.origins.values().flat_map(|o| o.speakers.iter());
-        all.map(|(sid, &level)| lk::SpeakerInfo { sid: sid.clone(), level, active: true }).collect()
+        all.map(|(sid, &level)| lk::SpeakerInfo {
+            sid: sid.clone(),
+            level,
+            active: true,
+        })
+        .collect()
     }
 }
 
@@ -81,8 +90,9 @@ impl Room {
             return;
         }
         let decoded = state.participants.iter();
-        let infos: Vec<lk::ParticipantInfo> =
-            decoded.filter_map(|bytes| lk::ParticipantInfo::decode(bytes.as_slice()).ok()).collect();
+        let infos: Vec<lk::ParticipantInfo> = decoded
+            .filter_map(|bytes| lk::ParticipantInfo::decode(bytes.as_slice()).ok())
+            .collect();
         let named: BTreeSet<&str> = infos.iter().map(|info| info.sid.as_str()).collect();
         let gone: Vec<ParticipantSid> = self
             .participants
@@ -94,7 +104,7 @@ impl Room {
             self.remove_remote(&sid);
         }
         for info in infos {
-            self.apply_participant(now, &origin, info, &state.tracks);
+            self.apply_participant(now, &origin, &info, &state.tracks);
         }
         self.apply_metadata(state);
         self.apply_speakers(&origin, &state.speakers);
@@ -105,35 +115,44 @@ impl Room {
         &mut self,
         now: Now,
         origin: &NodeId,
-        info: lk::ParticipantInfo,
+        info: &lk::ParticipantInfo,
         tracks: &[TrackState],
     ) {
-        if !self.wins(now, &info) {
+        if !self.wins(now, info) {
             return;
         }
         let sid = ParticipantSid::from(info.sid.as_str());
-        let changed = self.participants.get(&sid).is_none_or(|p| p.info != info);
+        let changed = self.participants.get(&sid).is_none_or(|p| p.info != *info);
         let hidden = info.permission.as_ref().is_some_and(|p| p.hidden);
-        let entry = self.participants.entry(sid.clone()).or_insert_with(|| Participant {
-            identity: Identity::from(info.identity.as_str()),
-            info: lk::ParticipantInfo::default(),
-            tracks: BTreeMap::new(),
-            permission: None,
-            home: Home::Remote { origin: origin.clone(), allowed: BTreeMap::new() },
-        });
+        let entry = self
+            .participants
+            .entry(sid.clone())
+            .or_insert_with(|| Participant {
+                identity: Identity::from(info.identity.as_str()),
+                info: lk::ParticipantInfo::default(),
+                tracks: BTreeMap::new(),
+                permission: None,
+                home: Home::Remote {
+                    origin: origin.clone(),
+                    allowed: BTreeMap::new(),
+                },
+            });
         entry.info = info.clone();
         if changed && !hidden {
             self.tell_all(&super::signal::update(vec![info.clone()]));
         }
-        self.apply_tracks(origin, &sid, &info, tracks);
+        self.apply_tracks(origin, &sid, info, tracks);
     }
 
     /// Whether a participant of another edge may exist beside ours: the same identity twice leaves the one that joined later.
     fn wins(&mut self, now: Now, info: &lk::ParticipantInfo) -> bool {
-        let rival = self.participants.iter().find(|(sid, p)| {
-            p.identity.as_str() == info.identity && sid.as_str() != info.sid
-        });
-        let Some((sid, rival)) = rival else { return true };
+        let rival = self
+            .participants
+            .iter()
+            .find(|(sid, p)| p.identity.as_str() == info.identity && sid.as_str() != info.sid);
+        let Some((sid, rival)) = rival else {
+            return true;
+        };
         let sid = sid.clone();
         let theirs = (info.joined_at_ms, info.sid.as_str());
         if theirs < (rival.info.joined_at_ms, sid.as_str()) {
@@ -154,14 +173,23 @@ impl Room {
         states: &[TrackState],
     ) {
         let (mut added, mut changed, mut ended) = (Vec::new(), Vec::new(), Vec::new());
-        let Some(participant) = self.participants.get_mut(owner) else { return };
-        let Home::Remote { allowed, .. } = &mut participant.home else { return };
+        let Some(participant) = self.participants.get_mut(owner) else {
+            return;
+        };
+        let Home::Remote { allowed, .. } = &mut participant.home else {
+            return;
+        };
         allowed.clear();
         for track_info in &info.tracks {
-            let Some(state) = states.iter().find(|s| s.track_sid == track_info.sid) else { continue };
+            let Some(state) = states.iter().find(|s| s.track_sid == track_info.sid) else {
+                continue;
+            };
             let sid = TrackSid::from(state.track_sid.as_str());
             if state.restricted {
-                allowed.insert(sid.clone(), state.allowed_identities.iter().cloned().collect());
+                allowed.insert(
+                    sid.clone(),
+                    state.allowed_identities.iter().cloned().collect(),
+                );
             }
             let known = participant.tracks.get(&sid);
             if known.is_some_and(|track| track.info == *track_info) {
@@ -169,8 +197,15 @@ impl Room {
             }
             let key = known.map(|track| track.key);
             let make_key = || key.unwrap_or_else(|| (self.config.next_key)());
-            let Some(track) = remote_track(owner, track_info, state, make_key) else { continue };
-            if key.is_some() { &mut changed } else { &mut added }.push(Arc::clone(&track));
+            let Some(track) = remote_track(owner, track_info, state, make_key) else {
+                continue;
+            };
+            if key.is_some() {
+                &mut changed
+            } else {
+                &mut added
+            }
+            .push(Arc::clone(&track));
             participant.tracks.insert(sid, track);
         }
         participant.tracks.retain(|sid, track| {
@@ -189,7 +224,10 @@ impl Room {
         }
         for track in added {
             let origin = origin.clone();
-            self.outputs.push_back(Output::AddRemoteTrack { track: Arc::clone(&track), origin });
+            self.outputs.push_back(Output::AddRemoteTrack {
+                track: Arc::clone(&track),
+                origin,
+            });
             self.offer_to_all(owner, &track);
         }
         self.enforce_permissions(owner);
@@ -206,17 +244,26 @@ impl Room {
 
     /// Tells ours who of the other edge began, changed or stopped speaking.
     fn apply_speakers(&mut self, origin: &NodeId, encoded: &[Vec<u8>]) {
-        let Some(known) = self.replicas.origins.get_mut(origin) else { return };
-        let decoded = encoded.iter().filter_map(|b| lk::SpeakerInfo::decode(b.as_slice()).ok());
+        let Some(known) = self.replicas.origins.get_mut(origin) else {
+            return;
+        };
+        let decoded = encoded
+            .iter()
+            .filter_map(|b| lk::SpeakerInfo::decode(b.as_slice()).ok());
         let now: BTreeMap<String, f32> = decoded.map(|s| (s.sid, s.level)).collect();
         if now == known.speakers {
             return;
         }
         let stopped = known.speakers.keys().filter(|sid| !now.contains_key(*sid));
-        let stopped = stopped.map(|sid| lk::SpeakerInfo { sid: sid.clone(), ..Default::default() });
-        let speaking = now
-            .iter()
-            .map(|(sid, &level)| lk::SpeakerInfo { sid: sid.clone(), level, active: true });
+        let stopped = stopped.map(|sid| lk::SpeakerInfo {
+            sid: sid.clone(),
+            ..Default::default()
+        });
+        let speaking = now.iter().map(|(sid, &level)| lk::SpeakerInfo {
+            sid: sid.clone(),
+            level,
+            active: true,
+        });
         let speakers: Vec<lk::SpeakerInfo> = stopped.chain(speaking).collect();
         known.speakers = now;
         self.tell_all(&Response::SpeakersChanged(lk::SpeakersChanged { speakers }));
@@ -238,7 +285,9 @@ impl Room {
     }
 
     fn remove_remote(&mut self, sid: &ParticipantSid) {
-        let Some(mut participant) = self.participants.remove(sid) else { return };
+        let Some(mut participant) = self.participants.remove(sid) else {
+            return;
+        };
         for track in participant.tracks.values() {
             self.end_track(&track.sid);
             self.outputs.push_back(Output::RemoveRemoteTrack(track.key));
@@ -265,8 +314,11 @@ impl Room {
 
     /// What we say about our participants.
     fn state(&self) -> RoomState {
-        let ours: Vec<&Participant> =
-            self.participants.values().filter(|p| matches!(p.home, Home::Local(_))).collect();
+        let ours: Vec<&Participant> = self
+            .participants
+            .values()
+            .filter(|p| matches!(p.home, Home::Local(_)))
+            .collect();
         let identities: Vec<(&str, &str)> = self
             .participants
             .values()
@@ -280,12 +332,20 @@ impl Room {
             version: self.version,
             destinations: Vec::new(),
             participants: ours.iter().map(|p| p.info.encode_to_vec()).collect(),
-            speakers: self.local_speakers().iter().map(lk::SpeakerInfo::encode_to_vec).collect(),
+            speakers: self
+                .local_speakers()
+                .iter()
+                .map(lk::SpeakerInfo::encode_to_vec)
+                .collect(),
             metadata: self.metadata.clone(),
             metadata_version: self.metadata_version,
             tracks: ours
                 .iter()
-                .flat_map(|p| p.tracks.values().map(|track| track_state(p, track, &identities)))
+                .flat_map(|p| {
+                    p.tracks
+                        .values()
+                        .map(|track| track_state(p, track, &identities))
+                })
                 .collect(),
         }
     }
@@ -307,8 +367,13 @@ fn track_state(owner: &Participant, track: &Track, others: &[(&str, &str)]) -> T
         let named = permission.track_permissions.iter().filter(|rule| {
             rule.all_tracks || rule.track_sids.iter().any(|sid| sid == track.sid.as_str())
         });
-        let named = named.map(|rule| rule.participant_identity.clone()).filter(|i| !i.is_empty());
-        let present = others.iter().filter(may).map(|(identity, _)| (*identity).to_owned());
+        let named = named
+            .map(|rule| rule.participant_identity.clone())
+            .filter(|i| !i.is_empty());
+        let present = others
+            .iter()
+            .filter(may)
+            .map(|(identity, _)| (*identity).to_owned());
         present.chain(named).collect::<BTreeSet<String>>()
     });
     TrackState {

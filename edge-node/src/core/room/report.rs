@@ -8,7 +8,10 @@ use super::{Home, Participant, Room};
 impl Room {
     /// The room as this edge serves it.
     pub fn report(&self) -> RoomReport {
-        let ours = self.participants.values().filter(|p| matches!(p.home, Home::Local(_)));
+        let ours = self
+            .participants
+            .values()
+            .filter(|p| matches!(p.home, Home::Local(_)));
         RoomReport {
             room: self.config.name.to_string(),
             room_sid: self.config.sid.to_string(),
@@ -20,8 +23,13 @@ impl Room {
 
     /// Keys of other edges' tracks.
     pub fn remote_tracks(&self) -> Vec<TrackKey> {
-        let theirs = self.participants.values().filter(|p| matches!(p.home, Home::Remote { .. }));
-        theirs.flat_map(|p| p.tracks.values().map(|track| track.key)).collect()
+        let theirs = self
+            .participants
+            .values()
+            .filter(|p| matches!(p.home, Home::Remote { .. }));
+        theirs
+            .flat_map(|p| p.tracks.values().map(|track| track.key))
+            .collect()
     }
 }
 

@@ -60,7 +60,10 @@ impl Speakers {
     /// One packet's level.
     pub(super) fn observe(&mut self, now: Instant, track: TrackKey, level_dbov: u8) {
         self.next.get_or_insert(now + WINDOW);
-        let fresh = || Window { loudest: 127, ..Window::default() };
+        let fresh = || Window {
+            loudest: 127,
+            ..Window::default()
+        };
         let window = self.windows.entry(track).or_insert_with(fresh);
         window.packets += 1;
         if level_dbov <= SPEECH_DBOV_MAX {
@@ -79,21 +82,30 @@ impl Speakers {
             return None;
         }
         self.next = Some(now + WINDOW);
-        Some(self.windows.iter_mut().map(|(&track, window)| (track, window.close())).collect())
+        Some(
+            self.windows
+                .iter_mut()
+                .map(|(&track, window)| (track, window.close()))
+                .collect(),
+        )
     }
 }
 
 impl Room {
     /// Tells everybody which of our participants began, changed or stopped speaking.
     pub(super) fn tick_speakers(&mut self, now: Now) {
-        let Some(levels) = self.speakers.poll(now.instant) else { return };
+        let Some(levels) = self.speakers.poll(now.instant) else {
+            return;
+        };
         let mut changes = Vec::new();
         for (sid, participant) in &self.participants {
             if !matches!(participant.home, Home::Local(_)) {
                 continue;
             }
             let tracks = participant.tracks.values().filter(|t| !t.info.muted);
-            let level = tracks.filter_map(|t| levels.get(&t.key)).fold(0.0_f32, |a, &b| a.max(b));
+            let level = tracks
+                .filter_map(|t| levels.get(&t.key))
+                .fold(0.0_f32, |a, &b| a.max(b));
             let before = self.speakers.told.get(sid).copied().unwrap_or(0.0);
             let same = (level > 0.0) == (before > 0.0) && (level - before).abs() < LEVEL_STEP;
             if same {
@@ -113,7 +125,9 @@ impl Room {
             }
         }
         self.dirty = true;
-        self.tell_all(&Response::SpeakersChanged(lk::SpeakersChanged { speakers: changes }));
+        self.tell_all(&Response::SpeakersChanged(lk::SpeakersChanged {
+            speakers: changes,
+        }));
     }
 
     /// Our participants that speak now, for the other edges.
@@ -131,11 +145,18 @@ impl Room {
         let mut speakers = self.local_speakers();
         speakers.extend(self.replicas.speakers());
         if !speakers.is_empty() {
-            self.tell(sid, Response::SpeakersChanged(lk::SpeakersChanged { speakers }));
+            self.tell(
+                sid,
+                Response::SpeakersChanged(lk::SpeakersChanged { speakers }),
+            );
         }
     }
 }
 
 fn speaker(sid: &ParticipantSid, level: f32) -> lk::SpeakerInfo {
-    lk::SpeakerInfo { sid: sid.to_string(), level, active: level > 0.0 }
+    lk::SpeakerInfo {
+        sid: sid.to_string(),
+        level,
+        active: level > 0.0,
+    }
 }

@@ -13,8 +13,13 @@ use crate::core::track::Track;
 impl Room {
     /// A track of ours appeared or changed.
     pub(super) fn published(&mut self, owner: &ParticipantSid, track: &Arc<Track>) {
-        let Some(participant) = self.participants.get_mut(owner) else { return };
-        let known = participant.tracks.insert(track.sid.clone(), Arc::clone(track)).is_some();
+        let Some(participant) = self.participants.get_mut(owner) else {
+            return;
+        };
+        let known = participant
+            .tracks
+            .insert(track.sid.clone(), Arc::clone(track))
+            .is_some();
         self.participant_changed(owner);
         if known {
             self.track_changed(track);
@@ -25,7 +30,9 @@ impl Room {
 
     /// A track of ours ended.
     pub(super) fn unpublished(&mut self, owner: &ParticipantSid, sid: &TrackSid) {
-        let Some(participant) = self.participants.get_mut(owner) else { return };
+        let Some(participant) = self.participants.get_mut(owner) else {
+            return;
+        };
         if let Some(track) = participant.tracks.remove(sid) {
             self.speakers.forget(track.key);
             self.end_track(sid);
@@ -36,18 +43,25 @@ impl Room {
     /// Subscribers hear that what is said about their track changed.
     pub(super) fn track_changed(&mut self, track: &Arc<Track>) {
         for (sid, participant) in &self.participants {
-            let Home::Local(local) = &participant.home else { continue };
+            let Home::Local(local) = &participant.home else {
+                continue;
+            };
             if local.subscribed.contains(&track.sid) {
                 let changed = ToSession::TrackChanged(Arc::clone(track));
-                self.outputs.push_back(Output::Session(sid.clone(), changed));
+                self.outputs
+                    .push_back(Output::Session(sid.clone(), changed));
             }
         }
     }
 
     /// A new track goes to everybody here that wants and may have it.
     pub(super) fn offer_to_all(&mut self, owner: &ParticipantSid, track: &Arc<Track>) {
-        let listeners: Vec<ParticipantSid> =
-            self.participants.keys().filter(|sid| *sid != owner).cloned().collect();
+        let listeners: Vec<ParticipantSid> = self
+            .participants
+            .keys()
+            .filter(|sid| *sid != owner)
+            .cloned()
+            .collect();
         for listener in listeners {
             self.subscribe_if_wanted(&listener, owner, track);
         }
@@ -71,31 +85,51 @@ impl Room {
         track: &Arc<Track>,
     ) {
         let allowed = self.may_receive(listener, owner, &track.sid);
-        let Some(participant) = self.participants.get_mut(listener) else { return };
-        let Home::Local(local) = &mut participant.home else { return };
-        let wants = local.asked.get(&track.sid).copied().unwrap_or(local.auto_subscribe);
+        let Some(participant) = self.participants.get_mut(listener) else {
+            return;
+        };
+        let Home::Local(local) = &mut participant.home else {
+            return;
+        };
+        let wants = local
+            .asked
+            .get(&track.sid)
+            .copied()
+            .unwrap_or(local.auto_subscribe);
         if !wants || !allowed || !local.permissions.can_subscribe {
             return;
         }
         if local.subscribed.insert(track.sid.clone()) {
             let subscribe = ToSession::Subscribe(Arc::clone(track));
-            self.outputs.push_back(Output::Session(listener.clone(), subscribe));
+            self.outputs
+                .push_back(Output::Session(listener.clone(), subscribe));
         }
     }
 
     /// Whether the owner lets the listener have the track.
-    fn may_receive(&self, listener: &ParticipantSid, owner: &ParticipantSid, sid: &TrackSid) -> bool {
-        let (Some(listener), Some(owner)) =
-            (self.participants.get(listener), self.participants.get(owner))
-        else {
+    fn may_receive(
+        &self,
+        listener: &ParticipantSid,
+        owner: &ParticipantSid,
+        sid: &TrackSid,
+    ) -> bool {
+        let (Some(listener), Some(owner)) = (
+            self.participants.get(listener),
+            self.participants.get(owner),
+        ) else {
             return false;
         };
         match &owner.home {
-            Home::Remote { allowed, .. } => {
-                allowed.get(sid).is_none_or(|list| list.contains(listener.identity.as_str()))
-            }
+            Home::Remote { allowed, .. } => allowed
+                .get(sid)
+                .is_none_or(|list| list.contains(listener.identity.as_str())),
             Home::Local(_) => owner.permission.as_ref().is_none_or(|permission| {
-                permits(permission, sid, listener.identity.as_str(), &listener.info.sid)
+                permits(
+                    permission,
+                    sid,
+                    listener.identity.as_str(),
+                    &listener.info.sid,
+                )
             }),
         }
     }
@@ -103,12 +137,15 @@ impl Room {
     /// A track ended: nobody here is subscribed to it any more.
     pub(super) fn end_track(&mut self, track: &TrackSid) {
         for (sid, participant) in &mut self.participants {
-            let Home::Local(local) = &mut participant.home else { continue };
+            let Home::Local(local) = &mut participant.home else {
+                continue;
+            };
             local.asked.remove(track);
             local.acknowledged.remove(track);
             if local.subscribed.remove(track) {
                 let message = ToSession::Unsubscribe(track.clone());
-                self.outputs.push_back(Output::Session(sid.clone(), message));
+                self.outputs
+                    .push_back(Output::Session(sid.clone(), message));
             }
         }
     }
@@ -119,21 +156,32 @@ impl Room {
         sid: &ParticipantSid,
         update: &lk::UpdateSubscription,
     ) {
-        let nested = update.participant_tracks.iter().flat_map(|p| p.track_sids.iter());
-        let named: Vec<TrackSid> =
-            update.track_sids.iter().chain(nested).map(|s| TrackSid::from(s.as_str())).collect();
+        let nested = update
+            .participant_tracks
+            .iter()
+            .flat_map(|p| p.track_sids.iter());
+        let named: Vec<TrackSid> = update
+            .track_sids
+            .iter()
+            .chain(nested)
+            .map(|s| TrackSid::from(s.as_str()))
+            .collect();
         for track in named {
             let found = self.find_track(&track);
-            let Some(Home::Local(local)) = self.participants.get_mut(sid).map(|p| &mut p.home) else {
+            let Some(Home::Local(local)) = self.participants.get_mut(sid).map(|p| &mut p.home)
+            else {
                 return;
             };
-            let Some((owner, found)) = found else { continue };
+            let Some((owner, found)) = found else {
+                continue;
+            };
             local.asked.insert(track.clone(), update.subscribe);
             if update.subscribe {
                 self.subscribe_if_wanted(sid, &owner, &found);
             } else if local.subscribed.remove(&track) {
                 let message = ToSession::Unsubscribe(track);
-                self.outputs.push_back(Output::Session(sid.clone(), message));
+                self.outputs
+                    .push_back(Output::Session(sid.clone(), message));
             }
         }
     }
@@ -150,7 +198,9 @@ impl Room {
         owner: &ParticipantSid,
         permission: lk::SubscriptionPermission,
     ) {
-        let Some(participant) = self.participants.get_mut(owner) else { return };
+        let Some(participant) = self.participants.get_mut(owner) else {
+            return;
+        };
         participant.permission = Some(permission);
         self.dirty = true;
         self.enforce_permissions(owner);
@@ -158,11 +208,18 @@ impl Room {
 
     /// Ends subscriptions that are no longer allowed, starts those that are now, and tells those concerned.
     pub(super) fn enforce_permissions(&mut self, owner: &ParticipantSid) {
-        let Some(participant) = self.participants.get(owner) else { return };
+        let Some(participant) = self.participants.get(owner) else {
+            return;
+        };
         let tracks: Vec<Arc<Track>> = participant.tracks.values().cloned().collect();
-        let locals = self.participants.iter().filter(|(_, p)| matches!(p.home, Home::Local(_)));
-        let listeners: Vec<ParticipantSid> =
-            locals.map(|(sid, _)| sid.clone()).filter(|sid| sid != owner).collect();
+        let locals = self
+            .participants
+            .iter()
+            .filter(|(_, p)| matches!(p.home, Home::Local(_)));
+        let listeners: Vec<ParticipantSid> = locals
+            .map(|(sid, _)| sid.clone())
+            .filter(|sid| sid != owner)
+            .collect();
         for listener in &listeners {
             for track in &tracks {
                 let allowed = self.may_receive(listener, owner, &track.sid);
@@ -191,11 +248,14 @@ impl Room {
     }
 
     fn drop_subscription(&mut self, listener: &ParticipantSid, track: &TrackSid) {
-        let Some(participant) = self.participants.get_mut(listener) else { return };
+        let Some(participant) = self.participants.get_mut(listener) else {
+            return;
+        };
         if let Home::Local(local) = &mut participant.home {
             local.subscribed.remove(track);
             let message = ToSession::Unsubscribe(track.clone());
-            self.outputs.push_back(Output::Session(listener.clone(), message));
+            self.outputs
+                .push_back(Output::Session(listener.clone(), message));
         }
     }
 
@@ -203,11 +263,18 @@ impl Room {
     pub(super) fn acknowledge(&mut self, key: TrackKey) {
         let found = self.participants.iter_mut().find_map(|(sid, p)| {
             let track = p.tracks.values().find(|t| t.key == key)?;
-            let Home::Local(local) = &mut p.home else { return None };
-            local.acknowledged.insert(track.sid.clone()).then(|| (sid.clone(), track.sid.clone()))
+            let Home::Local(local) = &mut p.home else {
+                return None;
+            };
+            local
+                .acknowledged
+                .insert(track.sid.clone())
+                .then(|| (sid.clone(), track.sid.clone()))
         });
         if let Some((owner, track)) = found {
-            let subscribed = lk::TrackSubscribed { track_sid: track.to_string() };
+            let subscribed = lk::TrackSubscribed {
+                track_sid: track.to_string(),
+            };
             self.tell(&owner, Response::TrackSubscribed(subscribed));
         }
     }

@@ -1,4 +1,8 @@
 //! Rooms on two edges, as dialogues.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "tests pick out what they look for"
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,7 +33,10 @@ fn room(node: &str) -> Room {
         node: node.into(),
         incarnation: 7,
         region: node.to_owned(),
-        server_info: lk::ServerInfo { version: "1".to_owned(), ..Default::default() },
+        server_info: lk::ServerInfo {
+            version: "1".to_owned(),
+            ..Default::default()
+        },
         next_key: Box::new(move || TrackKey(keys.fetch_add(1, Ordering::Relaxed))),
     })
 }
@@ -92,7 +99,9 @@ fn subscribed(outputs: &[Output], to: &str) -> Vec<String> {
 fn updates(outputs: &[Output], to: &str) -> Vec<lk::ParticipantInfo> {
     let mut heard = Vec::new();
     for output in outputs {
-        let Output::Session(sid, ToSession::Signal(response)) = output else { continue };
+        let Output::Session(sid, ToSession::Signal(response)) = output else {
+            continue;
+        };
         if let (true, Response::Update(update)) = (sid.as_str() == to, response.as_ref()) {
             heard.extend(update.participants.clone());
         }
@@ -108,12 +117,19 @@ fn said(sid: &str, message: FromSession) -> Input {
 fn a_later_participant_gets_what_is_published() {
     let mut room = room("fra");
     room.handle_input(now(0), join("PA_a", "ann"));
-    room.handle_input(now(1), said("PA_a", FromSession::Published(camera("TR_a", "PA_a"))));
+    room.handle_input(
+        now(1),
+        said("PA_a", FromSession::Published(camera("TR_a", "PA_a"))),
+    );
     outputs(&mut room);
     room.handle_input(now(200), join("PA_b", "bob"));
     let out = outputs(&mut room);
-    let Some(Output::Session(_, ToSession::Signal(first))) = out.first() else { panic!("{out:?}") };
-    let Response::Join(response) = first.as_ref() else { panic!("{first:?}") };
+    let Some(Output::Session(_, ToSession::Signal(first))) = out.first() else {
+        panic!("{out:?}")
+    };
+    let Response::Join(response) = first.as_ref() else {
+        panic!("{first:?}")
+    };
     assert_eq!(response.other_participants.len(), 1);
     assert_eq!(response.other_participants[0].tracks.len(), 1);
     assert_eq!(subscribed(&out, "PA_b"), ["TR_a"]);
@@ -126,22 +142,39 @@ fn state_makes_a_replica_on_the_other_edge() {
     fra.handle_input(now(0), join("PA_a", "ann"));
     syd.handle_input(now(0), join("PA_b", "bob"));
     outputs(&mut syd);
-    fra.handle_input(now(100), said("PA_a", FromSession::Published(camera("TR_a", "PA_a"))));
+    fra.handle_input(
+        now(100),
+        said("PA_a", FromSession::Published(camera("TR_a", "PA_a"))),
+    );
     let sent = state(&outputs(&mut fra)).unwrap();
     syd.handle_input(now(200), Input::State(sent.clone()));
     let out = outputs(&mut syd);
     assert_eq!(subscribed(&out, "PA_b"), ["TR_a"]);
-    assert!(out.iter().any(|o| matches!(o, Output::AddRemoteTrack { origin, .. } if *origin == NodeId::from("fra"))));
+    assert!(out.iter().any(
+        |o| matches!(o, Output::AddRemoteTrack { origin, .. } if *origin == NodeId::from("fra"))
+    ));
     // The same state again changes nothing.
     syd.handle_input(now(201), Input::State(sent));
     assert!(updates(&outputs(&mut syd), "PA_b").is_empty());
     // She leaves: the track ends and everybody hears.
-    fra.handle_input(now(400), said("PA_a", FromSession::Leave(lk::DisconnectReason::ClientInitiated)));
+    fra.handle_input(
+        now(400),
+        said(
+            "PA_a",
+            FromSession::Leave(lk::DisconnectReason::ClientInitiated),
+        ),
+    );
     let sent = state(&outputs(&mut fra)).unwrap();
     syd.handle_input(now(500), Input::State(sent));
     let out = outputs(&mut syd);
-    assert!(out.iter().any(|o| matches!(o, Output::RemoveRemoteTrack(_))));
-    assert_eq!(updates(&out, "PA_b")[0].state(), lk::participant_info::State::Disconnected);
+    assert!(
+        out.iter()
+            .any(|o| matches!(o, Output::RemoveRemoteTrack(_)))
+    );
+    assert_eq!(
+        updates(&out, "PA_b")[0].state(),
+        lk::participant_info::State::Disconnected
+    );
 }
 
 #[test]
@@ -166,7 +199,10 @@ fn a_publisher_restricts_who_may_have_its_tracks() {
     for (sid, identity) in [("PA_a", "ann"), ("PA_b", "bob"), ("PA_c", "cy")] {
         room.handle_input(now(0), join(sid, identity));
     }
-    room.handle_input(now(1), said("PA_a", FromSession::Published(camera("TR_a", "PA_a"))));
+    room.handle_input(
+        now(1),
+        said("PA_a", FromSession::Published(camera("TR_a", "PA_a"))),
+    );
     outputs(&mut room);
     let permission = lk::SubscriptionPermission {
         all_participants: false,
@@ -176,11 +212,16 @@ fn a_publisher_restricts_who_may_have_its_tracks() {
             ..Default::default()
         }],
     };
-    room.handle_input(now(2), said("PA_a", FromSession::SubscriptionPermission(permission)));
+    room.handle_input(
+        now(2),
+        said("PA_a", FromSession::SubscriptionPermission(permission)),
+    );
     let out = outputs(&mut room);
     let ended = |to: &str| {
-        out.iter().any(|o| matches!(o, Output::Session(sid, ToSession::Unsubscribe(track))
-            if sid.as_str() == to && *track == TrackSid::from("TR_a")))
+        out.iter().any(|o| {
+            matches!(o, Output::Session(sid, ToSession::Unsubscribe(track))
+            if sid.as_str() == to && *track == TrackSid::from("TR_a"))
+        })
     };
     assert!(ended("PA_c") && !ended("PA_b"));
 }
@@ -192,7 +233,13 @@ fn an_edge_that_is_away_too_long_is_forgotten() {
     let sent = state(&outputs(&mut fra)).unwrap();
     syd.handle_input(now(0), join("PA_b", "bob"));
     syd.handle_input(now(1), Input::State(sent));
-    syd.handle_input(now(2), Input::Link { peer: "fra".into(), up: false });
+    syd.handle_input(
+        now(2),
+        Input::Link {
+            peer: "fra".into(),
+            up: false,
+        },
+    );
     syd.handle_input(now(9_000), Input::Tick);
     outputs(&mut syd);
     assert_eq!(syd.visible_to(&"PA_b".into(), false).len(), 1);
@@ -229,20 +276,39 @@ fn a_loud_participant_becomes_a_speaker_and_stops() {
     room.handle_input(now(0), join("PA_a", "ann"));
     let mut microphone = Track::clone(&camera("TR_m", "PA_a"));
     microphone.info.r#type = lk::TrackType::Audio as i32;
-    room.handle_input(now(1), said("PA_a", FromSession::Published(Arc::new(microphone))));
+    room.handle_input(
+        now(1),
+        said("PA_a", FromSession::Published(Arc::new(microphone))),
+    );
     outputs(&mut room);
     let mut told = Vec::new();
     for ms in (0..3000).step_by(20) {
         let level_dbov = if ms < 1000 { 10 } else { 127 };
-        room.handle_input(now(ms), Input::AudioLevel { track: TrackKey(1), level_dbov });
+        room.handle_input(
+            now(ms),
+            Input::AudioLevel {
+                track: TrackKey(1),
+                level_dbov,
+            },
+        );
         room.handle_input(now(ms), Input::Tick);
         for output in outputs(&mut room) {
-            let Output::Session(_, ToSession::Signal(response)) = output else { continue };
+            let Output::Session(_, ToSession::Signal(response)) = output else {
+                continue;
+            };
             if let Response::SpeakersChanged(changed) = *response {
                 told.extend(changed.speakers.into_iter().map(|s| (ms, s.active)));
             }
         }
     }
-    assert!(told.first().is_some_and(|&(ms, active)| active && ms <= 700), "{told:?}");
-    assert!(told.last().is_some_and(|&(ms, active)| !active && ms > 1000), "{told:?}");
+    assert!(
+        told.first()
+            .is_some_and(|&(ms, active)| active && ms <= 700),
+        "{told:?}"
+    );
+    assert!(
+        told.last()
+            .is_some_and(|&(ms, active)| !active && ms > 1000),
+        "{told:?}"
+    );
 }

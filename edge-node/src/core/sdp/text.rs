@@ -13,7 +13,8 @@ const DISCARD_PORT: isize = 9;
 pub(super) const SCTP_PORT: u16 = 5000;
 
 impl Description {
-    /// Writes the description. Candidates go on the first live section only: all are bundled.
+    /// Writes the description. Candidates go on the first live section, because all are bundled, and on the first that is not
+    /// inactive, because some clients do not look at inactive ones.
     pub fn to_sdp(&self) -> String {
         let mut session = SessionDescription {
             origin: raw::Origin {
@@ -39,11 +40,14 @@ impl Description {
             session = session.with_property_attribute("extmap-allow-mixed".to_owned());
         }
         session = session.with_value_attribute("msid-semantic".to_owned(), " WMS *".to_owned());
-        let mut candidates = true;
+        let (mut first_live, mut first_active) = (true, true);
         for media in &self.media {
             let mut section = Section::new(media);
-            section.transport(media, candidates);
-            candidates &= media.rejected;
+            let live = !media.rejected;
+            let active = live && media.direction != Direction::Inactive;
+            section.transport(media, (first_live && live) || (first_active && active));
+            first_live &= !live;
+            first_active &= !active;
             section.content(media);
             session.media_descriptions.push(section.0);
         }

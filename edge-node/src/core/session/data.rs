@@ -21,7 +21,9 @@ impl Session {
         if !self.config.permissions.can_publish_data || payload.len() > MESSAGE_MAX {
             return;
         }
-        let Ok(mut packet) = lk::DataPacket::decode(payload) else { return };
+        let Ok(mut packet) = lk::DataPacket::decode(payload) else {
+            return;
+        };
         if reliable && packet.sequence > self.last_data_sequence {
             self.last_data_sequence = packet.sequence;
         } else if reliable && packet.sequence > 0 {
@@ -29,7 +31,7 @@ impl Session {
             return;
         }
         let destinations = self.stamp(&mut packet);
-        self.to_room(FromSession::Data {
+        self.tell_room(FromSession::Data {
             reliable,
             destinations,
             payload: packet.encode_to_vec().into(),
@@ -37,7 +39,10 @@ impl Session {
     }
 
     /// Writes the sender into the packet and returns the identities it is for; none means everybody.
-    #[expect(deprecated, reason = "older clients read and write the fields of the inner packet")]
+    #[expect(
+        deprecated,
+        reason = "older clients read and write the fields of the inner packet"
+    )]
     fn stamp(&self, packet: &mut lk::DataPacket) -> Vec<String> {
         packet.participant_sid = self.config.sid.to_string();
         packet.participant_identity = self.config.identity.to_string();

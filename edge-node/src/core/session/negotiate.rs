@@ -17,7 +17,11 @@ impl Session {
     pub(super) fn handle_offer(&mut self, now: Now, id: u32, description: Box<Description>) {
         if self.names_unannounced(&description) {
             let until = now.instant + ANNOUNCEMENT_WAIT;
-            self.held = Some(HeldOffer { id, description, until });
+            self.held = Some(HeldOffer {
+                id,
+                description,
+                until,
+            });
             return;
         }
         self.answer(id, description);
@@ -48,10 +52,18 @@ impl Session {
         self.requirement_sent = None;
         self.sections_stale = false;
         self.set_remote(Peer::Publisher, &description);
-        let Some(local) = self.local.get(&Peer::Publisher) else { return };
-        let wanted = if self.config.dual { Vec::new() } else { self.subscribing.wanted() };
+        let Some(local) = self.local.get(&Peer::Publisher) else {
+            return;
+        };
+        let wanted = if self.config.dual {
+            Vec::new()
+        } else {
+            self.subscribing.wanted()
+        };
         let publications = self.publishing.publications();
-        let outcome = self.answerer.answer(&description, local, &publications, &wanted);
+        let outcome = self
+            .answerer
+            .answer(&description, local, &publications, &wanted);
         let negotiated = match outcome {
             Ok(negotiated) => negotiated,
             Err(error) => {
@@ -87,15 +99,21 @@ impl Session {
     pub(super) fn handle_answer(&mut self, id: u32, description: &Description) {
         self.set_remote(Peer::Subscriber, description);
         let wanted = self.subscribing.wanted();
-        let Some(offerer) = &mut self.offerer else { return };
+        let Some(offerer) = &mut self.offerer else {
+            return;
+        };
         let (bound, undecodable) = offerer.handle_answer(id, description, &wanted);
         self.bind(bound);
         self.give_up(undecodable);
     }
 
     fn set_remote(&mut self, peer: Peer, description: &Description) {
-        let Some(transport) = description.transport() else { return };
-        let (Some(ufrag), Some(pwd)) = (&transport.ufrag, &transport.pwd) else { return };
+        let Some(transport) = description.transport() else {
+            return;
+        };
+        let (Some(ufrag), Some(pwd)) = (&transport.ufrag, &transport.pwd) else {
+            return;
+        };
         let remote = Remote {
             ufrag: ufrag.clone(),
             pwd: pwd.clone(),
@@ -111,8 +129,12 @@ impl Session {
     pub(super) fn negotiate(&mut self, now: Now) {
         let wanted = self.subscribing.wanted();
         if let Some(offerer) = &mut self.offerer {
-            let Some(local) = self.local.get(&Peer::Subscriber) else { return };
-            let Some(offer) = offerer.poll_offer(&wanted, local) else { return };
+            let Some(local) = self.local.get(&Peer::Subscriber) else {
+                return;
+            };
+            let Some(offer) = offerer.poll_offer(&wanted, local) else {
+                return;
+            };
             self.signal(Response::Offer(lk::SessionDescription {
                 r#type: "offer".to_owned(),
                 sdp: offer.description.to_sdp(),
@@ -126,12 +148,16 @@ impl Session {
             return;
         }
         let missing = self.answerer.missing(&wanted, offered);
-        let Some((num_audios, num_videos)) = missing.or(self.sections_stale.then_some((0, 0)))
+        let Some((num_audios, num_videos)) =
+            missing.or_else(|| self.sections_stale.then_some((0, 0)))
         else {
             return;
         };
         self.requirement_sent = Some(now.instant);
-        let requirement = lk::MediaSectionsRequirement { num_audios, num_videos };
+        let requirement = lk::MediaSectionsRequirement {
+            num_audios,
+            num_videos,
+        };
         self.signal(Response::MediaSectionsRequirement(requirement));
     }
 }

@@ -37,7 +37,11 @@ struct Announced {
 
 impl Publishing {
     pub(super) fn new(seed: u64) -> Self {
-        Self { tracks: Vec::new(), keys: Vec::new(), next_id: seed }
+        Self {
+            tracks: Vec::new(),
+            keys: Vec::new(),
+            next_id: seed,
+        }
     }
 
     pub(super) fn publications(&self) -> Vec<Publication> {
@@ -45,18 +49,26 @@ impl Publishing {
     }
 
     pub(super) fn announced(&self, stream: &str, track: &str) -> bool {
-        self.tracks
-            .iter()
-            .any(|t| t.publication.cids.iter().any(|cid| cid == track || cid == stream))
+        self.tracks.iter().any(|t| {
+            t.publication
+                .cids
+                .iter()
+                .any(|cid| cid == track || cid == stream)
+        })
     }
 
     fn find(&mut self, sid: &str) -> Option<&mut Announced> {
-        self.tracks.iter_mut().find(|t| t.publication.sid.as_str() == sid)
+        self.tracks
+            .iter_mut()
+            .find(|t| t.publication.sid.as_str() == sid)
     }
 
     /// A new id; a multiplicative step over 2^64 never repeats and does not count up visibly.
     fn sid(&mut self, kind: &str) -> TrackSid {
-        self.next_id = self.next_id.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.next_id = self
+            .next_id
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         TrackSid::from(format!("TR_{kind}{:012x}", self.next_id >> 16))
     }
 }
@@ -69,7 +81,12 @@ impl Session {
 
     /// Keys of the tracks that the plane knows.
     pub fn published_keys(&self) -> Vec<TrackKey> {
-        self.publishing.tracks.iter().filter_map(|t| t.live.as_ref()).map(|t| t.key).collect()
+        self.publishing
+            .tracks
+            .iter()
+            .filter_map(|t| t.live.as_ref())
+            .map(|t| t.key)
+            .collect()
     }
 
     /// Whether [`Session::reserve_key`] is due.
@@ -84,15 +101,27 @@ impl Session {
             self.signal(signal::request_response(0, reason, text, Some(refused)));
             return;
         }
-        let known = self.publishing.tracks.iter().find(|t| t.publication.cids.first() == Some(&request.cid));
+        let known = self
+            .publishing
+            .tracks
+            .iter()
+            .find(|t| t.publication.cids.first() == Some(&request.cid));
         if let Some(known) = known {
             let answer = published_response(&request.cid, &known.info);
             self.signal(answer);
             return;
         }
-        let Some(key) = self.publishing.keys.pop() else { return };
-        let kind = if request.r#type() == lk::TrackType::Audio { MediaKind::Audio } else { MediaKind::Video };
-        let sid = self.publishing.sid(if kind == MediaKind::Audio { "AM" } else { "VC" });
+        let Some(key) = self.publishing.keys.pop() else {
+            return;
+        };
+        let kind = if request.r#type() == lk::TrackType::Audio {
+            MediaKind::Audio
+        } else {
+            MediaKind::Video
+        };
+        let sid = self
+            .publishing
+            .sid(if kind == MediaKind::Audio { "AM" } else { "VC" });
         let announced = announce(request, kind, sid, key);
         self.signal(published_response(&request.cid, &announced.info));
         self.publishing.tracks.push(announced);
@@ -120,7 +149,9 @@ impl Session {
     /// A negotiation placed a publication: the first time, the plane and the room learn of it.
     pub(super) fn publish(&mut self, published: Published) {
         let owner = self.config.sid.clone();
-        let Some(announced) = self.publishing.find(published.sid.as_str()) else { return };
+        let Some(announced) = self.publishing.find(published.sid.as_str()) else {
+            return;
+        };
         if announced.live.is_some() {
             return;
         }
@@ -141,37 +172,50 @@ impl Session {
             source: Source::Remote,
             streams: track.streams,
         };
-        self.outputs.push_back(Output::Publish { track: track.key, sid: track.sid.clone(), config });
+        self.outputs.push_back(Output::Publish {
+            track: track.key,
+            sid: track.sid.clone(),
+            config,
+        });
         if track.info.muted {
             self.outputs.push_back(Output::SetMuted(track.key, true));
         }
-        self.to_room(FromSession::Published(track));
+        self.tell_room(FromSession::Published(track));
     }
 
     /// The client took a track back.
     pub(super) fn unpublish(&mut self, sid: &TrackSid) {
         let tracks = &mut self.publishing.tracks;
-        let Some(index) = tracks.iter().position(|t| t.publication.sid == *sid) else { return };
+        let Some(index) = tracks.iter().position(|t| t.publication.sid == *sid) else {
+            return;
+        };
         let ended = tracks.swap_remove(index);
         if let Some(track) = ended.live {
             self.outputs.push_back(Output::Unpublish(track.key));
-            self.to_room(FromSession::Unpublished(sid.clone()));
+            self.tell_room(FromSession::Unpublished(sid.clone()));
         }
-        let response = lk::TrackUnpublishedResponse { track_sid: sid.to_string() };
+        let response = lk::TrackUnpublishedResponse {
+            track_sid: sid.to_string(),
+        };
         self.signal(Response::TrackUnpublished(response));
     }
 
     pub(super) fn mute(&mut self, mute: &lk::MuteTrackRequest) {
         let muted = mute.muted;
         self.change(&mute.sid, |info| info.muted = muted);
-        let live = self.publishing.find(&mute.sid).and_then(|t| t.live.as_ref());
+        let live = self
+            .publishing
+            .find(&mute.sid)
+            .and_then(|t| t.live.as_ref());
         if let Some(key) = live.map(|track| track.key) {
             self.outputs.push_back(Output::SetMuted(key, muted));
         }
     }
 
     pub(super) fn update_audio_track(&mut self, update: &lk::UpdateLocalAudioTrack) {
-        self.change(&update.track_sid, |info| info.audio_features.clone_from(&update.features));
+        self.change(&update.track_sid, |info| {
+            info.audio_features.clone_from(&update.features)
+        });
     }
 
     pub(super) fn update_video_track(&mut self, update: &lk::UpdateLocalVideoTrack) {
@@ -183,18 +227,26 @@ impl Session {
 
     /// Changes what is said about a track, and tells the room if it knows the track.
     fn change(&mut self, sid: &str, change: impl FnOnce(&mut lk::TrackInfo)) {
-        let Some(announced) = self.publishing.find(sid) else { return };
+        let Some(announced) = self.publishing.find(sid) else {
+            return;
+        };
         change(&mut announced.info);
         let Some(live) = &announced.live else { return };
-        let track = Arc::new(Track { info: announced.info.clone(), ..Track::clone(live) });
+        let track = Arc::new(Track {
+            info: announced.info.clone(),
+            ..Track::clone(live)
+        });
         announced.live = Some(Arc::clone(&track));
-        self.to_room(FromSession::Published(track));
+        self.tell_room(FromSession::Published(track));
     }
 }
 
 fn published_response(cid: &str, info: &lk::TrackInfo) -> Response {
     let track = Some(info.clone());
-    Response::TrackPublished(lk::TrackPublishedResponse { cid: cid.to_owned(), track })
+    Response::TrackPublished(lk::TrackPublishedResponse {
+        cid: cid.to_owned(),
+        track,
+    })
 }
 
 /// A new track from its announcement.
@@ -207,29 +259,66 @@ fn announce(
     let first = request.simulcast_codecs.first();
     let codec = first.and_then(|c| Codec::from_name(&c.codec));
     let mut cids = vec![request.cid.clone()];
-    cids.extend(first.map(|c| c.cid.clone()).filter(|cid| !cid.is_empty() && *cid != request.cid));
+    cids.extend(
+        first
+            .map(|c| c.cid.clone())
+            .filter(|cid| !cid.is_empty() && *cid != request.cid),
+    );
     let mut info = track_info(request, &sid);
-    set_mime(&mut info, codec.unwrap_or(if kind == MediaKind::Audio { Codec::Opus } else { Codec::Vp8 }));
+    set_mime(
+        &mut info,
+        codec.unwrap_or(if kind == MediaKind::Audio {
+            Codec::Opus
+        } else {
+            Codec::Vp8
+        }),
+    );
     let has = |feature: lk::AudioTrackFeature| request.audio_features.contains(&(feature as i32));
-    #[expect(deprecated, reason = "older clients use these instead of audio_features")]
+    #[expect(
+        deprecated,
+        reason = "older clients use these instead of audio_features"
+    )]
     let (stereo, no_dtx) = (request.stereo, request.disable_dtx);
     let opus = OpusOptions {
         stereo: stereo || has(lk::AudioTrackFeature::TfStereo),
         sends_stereo: false,
         dtx: !no_dtx && !has(lk::AudioTrackFeature::TfNoDtx),
     };
-    let publication = Publication { sid, key, cids, kind, codec, red: !request.disable_red, opus };
-    Announced { publication, info, live: None }
+    let publication = Publication {
+        sid,
+        key,
+        cids,
+        kind,
+        codec,
+        red: !request.disable_red,
+        opus,
+    };
+    Announced {
+        publication,
+        info,
+        live: None,
+    }
 }
 
-#[expect(deprecated, reason = "older clients read the fields that the codec list replaced")]
+#[expect(
+    deprecated,
+    reason = "older clients read the fields that the codec list replaced"
+)]
 fn track_info(request: &lk::AddTrackRequest, sid: &TrackSid) -> lk::TrackInfo {
-    let codecs = request.simulcast_codecs.iter().take(1).map(|codec| lk::SimulcastCodecInfo {
-        cid: request.cid.clone(),
-        layers: if codec.layers.is_empty() { request.layers.clone() } else { codec.layers.clone() },
-        video_layer_mode: codec.video_layer_mode,
-        ..Default::default()
-    });
+    let codecs = request
+        .simulcast_codecs
+        .iter()
+        .take(1)
+        .map(|codec| lk::SimulcastCodecInfo {
+            cid: request.cid.clone(),
+            layers: if codec.layers.is_empty() {
+                request.layers.clone()
+            } else {
+                codec.layers.clone()
+            },
+            video_layer_mode: codec.video_layer_mode,
+            ..Default::default()
+        });
     let mut codecs: Vec<_> = codecs.collect();
     if codecs.is_empty() {
         codecs.push(lk::SimulcastCodecInfo {

@@ -31,7 +31,11 @@ impl Subscribing {
     pub(super) fn new(seed: u64) -> Self {
         // Any start will do, as long as it is not zero and does not wrap soon (RFC 3550 section 8).
         let low = u32::try_from(seed & 0x7fff_ffff).unwrap_or(0);
-        Self { wanted: Vec::new(), settings: BTreeMap::new(), next_ssrc: low | 0x1000 }
+        Self {
+            wanted: Vec::new(),
+            settings: BTreeMap::new(),
+            next_ssrc: low | 0x1000,
+        }
     }
 
     /// Everything that is wanted, oldest first.
@@ -40,7 +44,11 @@ impl Subscribing {
     }
 
     pub(super) fn replace(&mut self, track: Arc<Track>) {
-        if let Some(s) = self.wanted.iter_mut().find(|s| s.wanted.track.sid == track.sid) {
+        if let Some(s) = self
+            .wanted
+            .iter_mut()
+            .find(|s| s.wanted.track.sid == track.sid)
+        {
             s.wanted.track = track;
         }
     }
@@ -62,7 +70,11 @@ impl Session {
         }
         let (ssrc, rtx_ssrc) = (self.subscribing.ssrc(), self.subscribing.ssrc());
         self.subscribing.wanted.push(Subscription {
-            wanted: Wanted { track, ssrc, rtx_ssrc },
+            wanted: Wanted {
+                track,
+                ssrc,
+                rtx_ssrc,
+            },
             bound: false,
         });
         if let Some(offerer) = &mut self.offerer {
@@ -71,14 +83,19 @@ impl Session {
     }
 
     pub(super) fn unsubscribe(&mut self, sid: &TrackSid) {
-        let Some(index) = self.subscribing.wanted.iter().position(|s| s.wanted.track.sid == *sid)
+        let Some(index) = self
+            .subscribing
+            .wanted
+            .iter()
+            .position(|s| s.wanted.track.sid == *sid)
         else {
             return;
         };
         let ended = self.subscribing.wanted.remove(index);
         self.subscribing.settings.remove(sid);
         if ended.bound {
-            self.outputs.push_back(Output::Unsubscribe(ended.wanted.track.key));
+            self.outputs
+                .push_back(Output::Unsubscribe(ended.wanted.track.key));
         }
         match &mut self.offerer {
             Some(offerer) => offerer.end_subscription(sid),
@@ -90,14 +107,17 @@ impl Session {
     pub(super) fn bind(&mut self, bound: Vec<Bound>) {
         for Bound { track, mut config } in bound {
             let settings = self.subscribing.settings.get(&track).cloned();
-            let Some(subscription) = self.subscribing.find(&track) else { continue };
+            let Some(subscription) = self.subscribing.find(&track) else {
+                continue;
+            };
             subscription.bound = true;
             let track = &subscription.wanted.track;
             config.target = match settings {
                 Some(settings) => track.target(&settings),
                 None => Some(default_target(track.streams)),
             };
-            self.outputs.push_back(Output::Subscribe(track.key, Box::new(config)));
+            self.outputs
+                .push_back(Output::Subscribe(track.key, Box::new(config)));
         }
     }
 
@@ -115,7 +135,9 @@ impl Session {
     pub(super) fn set_track_settings(&mut self, settings: &lk::UpdateTrackSettings) {
         for sid in &settings.track_sids {
             let sid = TrackSid::from(sid.as_str());
-            let Some(subscription) = self.subscribing.find(&sid) else { continue };
+            let Some(subscription) = self.subscribing.find(&sid) else {
+                continue;
+            };
             let track = &subscription.wanted.track;
             let (key, target, bound) = (track.key, track.target(settings), subscription.bound);
             self.subscribing.settings.insert(sid, settings.clone());
@@ -128,7 +150,7 @@ impl Session {
     /// After a resume the client repeats what it wants.
     pub(super) fn sync_state(&mut self, state: &lk::SyncState) {
         if let Some(subscription) = &state.subscription {
-            self.to_room(FromSession::Subscription(subscription.clone()));
+            self.tell_room(FromSession::Subscription(subscription.clone()));
         }
         if !state.track_sids_disabled.is_empty() {
             self.set_track_settings(&lk::UpdateTrackSettings {

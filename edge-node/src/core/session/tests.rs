@@ -1,4 +1,8 @@
 //! A session and its client, as dialogues.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "tests pick out what they look for"
+)]
 
 use std::time::Instant;
 
@@ -10,7 +14,10 @@ use crate::core::sdp;
 use crate::core::token::Claims;
 
 fn now() -> Now {
-    Now { instant: Instant::now(), unix_ms: 1_700_000_000_000 }
+    Now {
+        instant: Instant::now(),
+        unix_ms: 1_700_000_000_000,
+    }
 }
 
 fn local() -> LocalTransport {
@@ -22,7 +29,7 @@ fn local() -> LocalTransport {
     }
 }
 
-fn session(video: serde_json::Value) -> Session {
+fn session(video: &serde_json::Value) -> Session {
     let claims: Claims = serde_json::from_value(serde_json::json!({
         "iss": "devkey", "sub": "ann", "video": video,
     }))
@@ -47,14 +54,21 @@ fn anything() -> serde_json::Value {
 
 /// An offer with one section per entry: kind, direction, msid track.
 fn offer(sections: &[(&str, &str, Option<&str>)]) -> Box<Description> {
-    let mut text = String::from("v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE");
+    let mut text =
+        String::from("v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE");
     for index in 0..sections.len() {
         text.push_str(&format!(" {index}"));
     }
     text.push_str("\r\n");
     for (index, (kind, direction, track)) in sections.iter().enumerate() {
-        let codec = if *kind == "audio" { "opus/48000/2" } else { "VP8/90000" };
-        let msid = track.map(|t| format!("a=msid:- {t}\r\n")).unwrap_or_default();
+        let codec = if *kind == "audio" {
+            "opus/48000/2"
+        } else {
+            "VP8/90000"
+        };
+        let msid = track
+            .map(|t| format!("a=msid:- {t}\r\n"))
+            .unwrap_or_default();
         text.push_str(&format!(
             "m={kind} 9 UDP/TLS/RTP/SAVPF 96\r\nc=IN IP4 0.0.0.0\r\na=mid:{index}\r\na=ice-ufrag:cli\r\n\
              a=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=fingerprint:sha-256 {}\r\na=setup:actpass\r\n\
@@ -71,7 +85,11 @@ fn track(sid: &str, kind: lk::TrackType) -> Arc<Track> {
         sid: sid.into(),
         key: TrackKey(50),
         owner: "PA_b".into(),
-        info: lk::TrackInfo { sid: sid.to_owned(), r#type: kind as i32, ..Default::default() },
+        info: lk::TrackInfo {
+            sid: sid.to_owned(),
+            r#type: kind as i32,
+            ..Default::default()
+        },
         codec: if audio { Codec::Opus } else { Codec::Vp8 },
         fmtp: String::new(),
         streams: 1,
@@ -84,7 +102,13 @@ fn outputs(session: &mut Session) -> Vec<Output> {
 }
 
 fn signals(outputs: Vec<Output>) -> Vec<Response> {
-    let signal = |o| if let Output::Signal(response) = o { Some(*response) } else { None };
+    let signal = |o| {
+        if let Output::Signal(response) = o {
+            Some(*response)
+        } else {
+            None
+        }
+    };
     outputs.into_iter().filter_map(signal).collect()
 }
 
@@ -111,16 +135,30 @@ fn add_track(cid: &str) -> Input {
 
 #[test]
 fn a_subscription_takes_a_placeholder_and_gives_it_back_through_inactive() {
-    let mut session = session(anything());
+    let mut session = session(&anything());
     let sections = [("audio", "recvonly", None), ("video", "recvonly", None)];
     let offered = |session: &mut Session| {
-        session.handle_input(now(), Input::Offer { id: 1, description: offer(&sections) });
+        session.handle_input(
+            now(),
+            Input::Offer {
+                id: 1,
+                description: offer(&sections),
+            },
+        );
         outputs(session)
     };
     let (first, _) = answer(&offered(&mut session));
-    assert!(first.media.iter().all(|m| m.direction == sdp::Direction::Inactive));
+    assert!(
+        first
+            .media
+            .iter()
+            .all(|m| m.direction == sdp::Direction::Inactive)
+    );
 
-    session.handle_input(now(), Input::Room(ToSession::Subscribe(track("TR_1", lk::TrackType::Video))));
+    session.handle_input(
+        now(),
+        Input::Room(ToSession::Subscribe(track("TR_1", lk::TrackType::Video))),
+    );
     let asked = signals(outputs(&mut session));
     assert!(matches!(
         asked.as_slice(),
@@ -131,7 +169,10 @@ fn a_subscription_takes_a_placeholder_and_gives_it_back_through_inactive() {
     assert_eq!(mids.get("1").map(String::as_str), Some("TR_1"));
 
     session.handle_input(now(), Input::Room(ToSession::Unsubscribe("TR_1".into())));
-    session.handle_input(now(), Input::Room(ToSession::Subscribe(track("TR_2", lk::TrackType::Video))));
+    session.handle_input(
+        now(),
+        Input::Room(ToSession::Subscribe(track("TR_2", lk::TrackType::Video))),
+    );
     let asked = signals(outputs(&mut session));
     assert!(matches!(
         asked.as_slice(),
@@ -147,12 +188,18 @@ fn a_subscription_takes_a_placeholder_and_gives_it_back_through_inactive() {
 #[test]
 fn announcement_and_offer_may_come_in_either_order() {
     for announced_first in [true, false] {
-        let mut session = session(anything());
+        let mut session = session(&anything());
         let sends = [("video", "sendonly", Some("cam"))];
         if announced_first {
             session.handle_input(now(), add_track("cam"));
         }
-        session.handle_input(now(), Input::Offer { id: 3, description: offer(&sends) });
+        session.handle_input(
+            now(),
+            Input::Offer {
+                id: 3,
+                description: offer(&sends),
+            },
+        );
         if !announced_first {
             assert!(signals(outputs(&mut session)).is_empty(), "the offer waits");
             session.handle_input(now(), add_track("cam"));
@@ -160,15 +207,24 @@ fn announcement_and_offer_may_come_in_either_order() {
         let out = outputs(&mut session);
         let (description, _) = answer(&out);
         assert_eq!(description.media[0].direction, sdp::Direction::RecvOnly);
-        assert!(out.iter().any(|o| matches!(o, Output::Publish { track: TrackKey(1), .. })));
-        assert!(out.iter().any(|o| matches!(o, Output::Room(FromSession::Published(_)))));
+        assert!(out.iter().any(|o| matches!(
+            o,
+            Output::Publish {
+                track: TrackKey(1),
+                ..
+            }
+        )));
+        assert!(
+            out.iter()
+                .any(|o| matches!(o, Output::Room(FromSession::Published(_))))
+        );
     }
 }
 
 #[test]
 fn without_the_grant_nothing_is_published() {
     let mut session =
-        session(serde_json::json!({"roomJoin": true, "room": "lounge", "canPublish": false}));
+        session(&serde_json::json!({"roomJoin": true, "room": "lounge", "canPublish": false}));
     session.handle_input(now(), add_track("cam"));
     let said = signals(outputs(&mut session));
     assert!(matches!(
@@ -179,25 +235,46 @@ fn without_the_grant_nothing_is_published() {
 
 #[test]
 fn a_section_that_falls_silent_ends_the_publication() {
-    let mut session = session(anything());
+    let mut session = session(&anything());
     session.handle_input(now(), add_track("cam"));
     for direction in ["sendonly", "inactive"] {
         let sections = [("video", direction, Some("cam"))];
-        session.handle_input(now(), Input::Offer { id: 1, description: offer(&sections) });
+        session.handle_input(
+            now(),
+            Input::Offer {
+                id: 1,
+                description: offer(&sections),
+            },
+        );
     }
     let out = outputs(&mut session);
-    assert!(out.iter().any(|o| matches!(o, Output::Unpublish(TrackKey(1)))));
-    assert!(out.iter().any(|o| matches!(o, Output::Room(FromSession::Unpublished(_)))));
+    assert!(
+        out.iter()
+            .any(|o| matches!(o, Output::Unpublish(TrackKey(1))))
+    );
+    assert!(
+        out.iter()
+            .any(|o| matches!(o, Output::Room(FromSession::Unpublished(_))))
+    );
 }
 
 #[test]
 fn replayed_reliable_messages_are_dropped() {
     use prost::Message as _;
-    let mut session = session(anything());
-    let packet = lk::DataPacket { sequence: 5, ..Default::default() };
+    let mut session = session(&anything());
+    let packet = lk::DataPacket {
+        sequence: 5,
+        ..Default::default()
+    };
     for _ in 0..2 {
         let payload = packet.encode_to_vec().into();
-        session.handle_input(now(), Input::Data { label: "_reliable".into(), payload });
+        session.handle_input(
+            now(),
+            Input::Data {
+                label: "_reliable".into(),
+                payload,
+            },
+        );
     }
     let delivered = outputs(&mut session);
     let data = |o: &&Output| matches!(o, Output::Room(FromSession::Data { .. }));

@@ -28,6 +28,13 @@ const TCP_FRAMES: usize = 1024;
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
 /// Seconds from the NTP epoch (1900) to the Unix epoch (RFC 5905 section 6).
 const NTP_OFFSET: u64 = 2_208_988_800;
+/// Datagrams waiting to be sent from which on it pays to wait for more of the same burst: one segmented send costs little more than
+/// a single one (2.7 µs against 0.8 µs per datagram at eight).
+const GATHER_MIN: usize = 32;
+/// So many leave without waiting.
+const GATHER_MAX: usize = 4096;
+/// How long a burst is gathered.
+const GATHER: Duration = Duration::from_millis(1);
 /// Places in a transport's queue that DTLS leaves to ICE news.
 const PEER_RESERVE: usize = 16;
 
@@ -47,6 +54,8 @@ pub(super) struct Shard {
     metrics: Metrics,
     /// Arrival of the oldest packet since the last flush.
     oldest: Option<Instant>,
+    /// When what is gathered has to leave.
+    flush_due: Option<Instant>,
     stats: (router::Stats, ice::Stats),
     next_stats: Instant,
 }
@@ -71,6 +80,7 @@ impl Shard {
             events: spawn.events,
             metrics: spawn.metrics,
             oldest: None,
+            flush_due: None,
             stats: (router::Stats::default(), ice::Stats::default()),
             next_stats: now + STATS_INTERVAL,
         }
@@ -94,6 +104,7 @@ impl Shard {
         }
         // Transports that close with the process still say goodbye.
         self.tick(&mut batch);
+        self.flush();
     }
 
     /// When there is something to do by itself.
@@ -102,7 +113,7 @@ impl Shard {
             ice::Output::Timeout(at) => at,
             ice::Output::Transmit { .. } | ice::Output::Event(_) => None,
         };
-        let timers = [self.router.poll_timeout(), ice];
+        let timers = [self.router.poll_timeout(), ice, self.flush_due];
         timers
             .into_iter()
             .flatten()
@@ -124,7 +135,9 @@ impl Shard {
         self.ice.handle_input(now, ice::Input::Timeout);
         self.drain_ice();
         self.hand_on();
-        self.flush();
+        if !self.gathers(now) {
+            self.flush();
+        }
         if self.next_stats <= now {
             self.next_stats = now + STATS_INTERVAL;
             self.publish_stats();
@@ -385,7 +398,16 @@ impl Shard {
         }
     }
 
+    /// Whether sending waits for more of a burst that goes to many. A few datagrams leave at once.
+    fn gathers(&mut self, now: Instant) -> bool {
+        if !(GATHER_MIN..GATHER_MAX).contains(&self.output.arena.len()) {
+            return false;
+        }
+        now < *self.flush_due.get_or_insert(now + GATHER)
+    }
+
     fn flush(&mut self) {
+        self.flush_due = None;
         let oldest = self.oldest.take();
         if self.output.arena.is_empty() {
             return;
