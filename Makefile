@@ -18,9 +18,11 @@ setup-run:
 setup-test:
 	@scripts/setup test
 
+# not `npm ci`: npm 11 leaves other platforms' optional packages out of a lock file without download addresses, and then
+# refuses the file for lacking them
 web: setup-run
 	@cmp -s web/package-lock.json web/node_modules/.installed || \
-	  { npm --prefix web ci --no-fund --no-audit && cp web/package-lock.json web/node_modules/.installed; }
+	  { npm --prefix web install --no-save --no-fund --no-audit && cp web/package-lock.json web/node_modules/.installed; }
 	npm --prefix web run build
 
 binary: web

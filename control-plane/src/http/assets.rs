@@ -21,7 +21,7 @@ const NOT_BUILT: &str = "<!doctype html><html lang=en><meta charset=utf-8>\
     code{background:#8883;padding:.1em .3em;border-radius:.2em}</style>\
     <h1>Antipode is running</h1>\
     <p>This binary was built without the web application. To get it, build it and then the binary again:</p>\
-    <pre><code>cd web &amp;&amp; npm ci &amp;&amp; npm run build\ncargo build --release</code></pre>\
+    <pre><code>cd web &amp;&amp; npm install &amp;&amp; npm run build\ncargo build --release</code></pre>\
     <p>Apps with a LiveKit SDK can join all the same: tokens come from <code>/api/token</code>.</p></html>";
 
 pub(super) async fn serve(uri: Uri, headers: HeaderMap) -> Response {
