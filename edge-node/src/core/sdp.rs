@@ -9,6 +9,7 @@ mod extension;
 mod offer;
 mod parse;
 mod text;
+mod value;
 
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,10 @@ function Bubble({ message }: { message: Message }) {
 function Messages() {
   const messages = useCall((state) => state.messages);
   const end = useRef<HTMLLIElement>(null);
-  useEffect(() => end.current?.scrollIntoView({ block: 'end' }), [messages]);
+  useEffect(() => {
+    // Newer browsers return a promise here, which is no clean-up function.
+    void end.current?.scrollIntoView({ block: 'end' });
+  }, [messages]);
   return (
     <ol aria-live="polite" className="flex min-h-0 flex-1 flex-col gap-2 overflow-y-auto p-3">
       {messages.length === 0 && <li className="m-auto text-sm text-soft">No messages yet</li>}

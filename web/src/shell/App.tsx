@@ -1,4 +1,5 @@
 import { Suspense, useEffect, useState, type MouseEvent } from 'react';
+import { Boundary } from './Boundary';
 import { Logo, MoonIcon, SunIcon } from './icons';
 import { ROUTES, routeOf } from './routes';
 import { useTheme } from './theme';
@@ -63,9 +64,11 @@ export function App() {
         <span className="flex-1" />
         <ThemeToggle />
       </header>
-      <Suspense fallback={<p className="p-6 text-soft">Loading…</p>}>
-        <route.page />
-      </Suspense>
+      <Boundary key={route.path}>
+        <Suspense fallback={<p className="p-6 text-soft">Loading…</p>}>
+          <route.page />
+        </Suspense>
+      </Boundary>
     </div>
   );
 }

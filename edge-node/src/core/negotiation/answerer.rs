@@ -118,7 +118,10 @@ impl Answerer {
     ) -> Result<Negotiated, sdp::Error> {
         let mut negotiated = Negotiated {
             answer: Description::answer_to(offer, local)?,
-            receive: ReceiveConfig::default(),
+            receive: ReceiveConfig {
+                extensions: offer.receive_extension_ids(),
+                media: Vec::new(),
+            },
             published: Vec::new(),
             unpublished: Vec::new(),
             bound: Vec::new(),
@@ -128,9 +131,6 @@ impl Answerer {
         for (index, section) in offer.media.iter().enumerate() {
             if section.kind == MediaKind::Application || section.rejected {
                 continue;
-            }
-            if negotiated.receive.media.is_empty() {
-                negotiated.receive.extensions = sdp::extension_ids(section);
             }
             let sends = matches!(section.direction, Direction::SendOnly | Direction::SendRecv);
             let publication = sends

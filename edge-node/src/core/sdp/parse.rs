@@ -7,9 +7,10 @@ use rtc_sdp::SessionDescription;
 use rtc_sdp::description::common::Attribute;
 use rtc_sdp::description::media::MediaDescription;
 
+use super::value::{direction, extmap, msid, push_bounded, rid, simulcast};
 use super::{
-    CodecParameters, Description, Direction, Error, Extension, Media, MediaKind, Origin, Setup,
-    SsrcGroup, TransportAttributes,
+    CodecParameters, Description, Direction, Error, Media, MediaKind, Origin, Setup, SsrcGroup,
+    TransportAttributes,
 };
 
 /// Longest text that is looked at. A Chromium description takes about 7 kB per video section.
@@ -19,12 +20,10 @@ pub const MAX_MEDIA: usize = 1000;
 
 // Bounds of what one section may list; what is beyond them is dropped. Chromium stays well below each.
 const MAX_CANDIDATES: usize = 64;
-const MAX_EXTENSIONS: usize = 64;
 const MAX_FEEDBACK: usize = 32;
 const MAX_FINGERPRINTS: usize = 8;
 const MAX_FMTP_BYTES: usize = 2048;
 const MAX_MID_BYTES: usize = 32;
-const MAX_RIDS: usize = 16;
 const MAX_SSRCS: usize = 64;
 
 /// Reads a description.
@@ -122,12 +121,6 @@ fn transport_attribute(transport: &mut TransportAttributes, key: &str, value: &s
             }
         }
         _ => {}
-    }
-}
-
-fn push_bounded(list: &mut Vec<String>, value: &str, limit: usize) {
-    if list.len() < limit {
-        list.push(value.to_owned());
     }
 }
 
@@ -388,93 +381,6 @@ fn kind(token: &str, index: usize) -> Result<MediaKind, Error> {
             });
         }
     })
-}
-
-fn direction(key: &str) -> Option<Direction> {
-    match key {
-        "sendrecv" => Some(Direction::SendRecv),
-        "sendonly" => Some(Direction::SendOnly),
-        "recvonly" => Some(Direction::RecvOnly),
-        "inactive" => Some(Direction::Inactive),
-        _ => None,
-    }
-}
-
-fn msid(value: &str) -> Option<(String, String)> {
-    let mut fields = value.split_whitespace();
-    let stream = fields.next()?.to_owned();
-    Some((stream, fields.next().unwrap_or_default().to_owned()))
-}
-
-/// `<id>[/<direction>] <uri> [<attributes>]` (RFC 8285 §8).
-fn extmap(extensions: &mut Vec<Extension>, value: &str) {
-    let mut fields = value.split_whitespace();
-    let (Some(id), Some(uri)) = (fields.next(), fields.next()) else {
-        return;
-    };
-    let (id, allowed) = match id.split_once('/') {
-        Some((id, token)) => (id, direction(token)),
-        None => (id, Some(Direction::SendRecv)),
-    };
-    let (Ok(id @ 1..), Some(direction)) = (id.parse::<u8>(), allowed) else {
-        return;
-    };
-    let taken = extensions
-        .iter()
-        .any(|known| known.id == id || known.uri == uri);
-    if !taken && extensions.len() < MAX_EXTENSIONS {
-        extensions.push(Extension {
-            id,
-            uri: uri.to_owned(),
-            direction,
-        });
-    }
-}
-
-/// `<id> send|recv [<restrictions>]` (RFC 8851 §10): an id is 1 to 16 letters, digits, `-` or `_` as it rides in RTP.
-fn rid(media: &mut Media, value: &str) {
-    let mut fields = value.split_whitespace();
-    let (Some(id), Some(way)) = (fields.next(), fields.next()) else {
-        return;
-    };
-    if !is_rid(id) {
-        return;
-    }
-    let list = match way {
-        "send" => &mut media.rids_send,
-        "recv" => &mut media.rids_recv,
-        _ => return,
-    };
-    if !list.iter().any(|known| known == id) {
-        push_bounded(list, id, MAX_RIDS);
-    }
-}
-
-fn is_rid(id: &str) -> bool {
-    (1..=16).contains(&id.len())
-        && id
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-}
-
-/// `send a;b,c;~d recv …` (RFC 8853 §5.1); `~` marks a stream that starts paused.
-fn simulcast(media: &mut Media, value: &str) {
-    let mut fields = value.split_whitespace();
-    while let (Some(way), Some(streams)) = (fields.next(), fields.next()) {
-        let list = match way {
-            "send" => &mut media.simulcast_send,
-            "recv" => &mut media.simulcast_recv,
-            _ => return,
-        };
-        list.clear();
-        for stream in streams.split(';') {
-            let first = stream.split(',').next().unwrap_or_default();
-            let id = first.strip_prefix('~').unwrap_or(first);
-            if is_rid(id) && !list.iter().any(|known| known == id) {
-                push_bounded(list, id, MAX_RIDS);
-            }
-        }
-    }
 }
 
 /// Payload types that need no rtpmap (RFC 3551 §6), as far as browsers offer them.

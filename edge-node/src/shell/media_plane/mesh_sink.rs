@@ -81,7 +81,8 @@ impl MeshSink for Sink {
     }
 
     fn event(&mut self, event: MeshEvent) {
-        if self.events.try_send(event).is_err() {
+        // A closed one means that the edge stops.
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.events.try_send(event) {
             self.metrics.queue_dropped("mesh_events", 1);
             tracing::warn!("event of the mesh dropped: the media plane does not keep up");
         }

@@ -218,6 +218,21 @@ const actions = {
   async rpc_call({ to, method, payload }) {
     return { answer: await room.localParticipant.performRpc({ destinationIdentity: to, method, payload }) };
   },
+  /** Lets the SDK break something on purpose: `signal-reconnect`, `resume-reconnect`, `full-reconnect`, … */
+  async simulate({ scenario }) {
+    await room.simulateScenario(scenario);
+    return {};
+  },
+  async describe({ name, metadata, attributes }) {
+    if (name !== undefined) await room.localParticipant.setName(name);
+    if (metadata !== undefined) await room.localParticipant.setMetadata(metadata);
+    if (attributes !== undefined) await room.localParticipant.setAttributes(attributes);
+    return {};
+  },
+  async described({ identity }) {
+    const who = room.remoteParticipants.get(identity);
+    return { name: who?.name, metadata: who?.metadata, attributes: who?.attributes };
+  },
   async leave() {
     await room?.disconnect();
     room = null;
