@@ -2,6 +2,8 @@ import { join } from 'node:path';
 import { CheckFailed, check, until } from '../lib/check.mjs';
 
 const PHONE = { width: 360, height: 740 };
+/** As many new frames tell that a picture plays. */
+const FRAMES_MIN = 10;
 
 /** Fills in the lobby and joins; the room comes from the link. */
 async function enter(page, name) {
@@ -13,13 +15,18 @@ async function enter(page, name) {
 /** The tile of a person whose name starts so. */
 const tile = (page, name, state = '') => page.getByRole('listitem', { name: new RegExp(`^${name}.*${state}`) });
 
-/** Waits until a person's picture plays. */
+/** Waits until a person's picture plays: new frames come, and they are no longer the first ones. */
 async function seesPicture(page, name) {
   const video = tile(page, name).locator('video');
   await video.waitFor({ timeout: 15_000 });
+  const shown = () => video.evaluate((element) => [element.videoWidth, element.getVideoPlaybackQuality().totalVideoFrames]);
+  const [, before] = await shown();
   await until(
     `the picture of ${name} plays`,
-    () => video.evaluate((element) => element.videoWidth > 0 && element.currentTime > 0.5),
+    async () => {
+      const [width, frames] = await shown();
+      return width > 0 && frames >= before + FRAMES_MIN;
+    },
     { timeoutMs: 15_000 },
   );
 }
