@@ -123,6 +123,8 @@ impl Router {
             return;
         };
         if !remote && entry.uplink.is_none() {
+            // Nobody to ask: a request that stayed pending would be overdue for ever.
+            entry.keyframes.answered();
             return;
         }
         if !entry
