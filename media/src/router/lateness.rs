@@ -12,10 +12,10 @@ const LATE_MIN: Duration = Duration::from_millis(60);
 const LATE_MAX: Duration = Duration::from_millis(800);
 /// What comes on top of the latest packet.
 const MARGIN: Duration = Duration::from_millis(20);
-/// Receivers wait for this share of the late packets, in percent: those that a hop had to repair twice are left out.
-const COVERED_PERCENT: u32 = 90;
-/// How far one late packet moves the delay.
-const STEP: Duration = Duration::from_millis(20);
+/// Late packets that are remembered.
+const RECENT: usize = 16;
+/// Receivers wait for this many of them; the latest, which a hop had to repair twice, are left out.
+const COVERED: usize = 13;
 /// How long a delay is kept after the packet that asked for it.
 const HOLD: Duration = Duration::from_secs(30);
 /// Unit of the playout delay extension, milliseconds.
@@ -28,6 +28,9 @@ const FIELD_MAX: u32 = 0xfff;
 pub(super) struct Lateness {
     /// Arrival and timestamp of the newest packet in order.
     newest: Option<(Instant, u32)>,
+    /// How late the last late packets were, a ring.
+    recent: [Duration; RECENT],
+    late_packets: usize,
     /// What receivers should wait, and until when.
     wait: Option<(Duration, Instant)>,
     /// A delay was ever asked for: receivers keep the last value they got, so they have to be told when it ends.
@@ -55,17 +58,27 @@ impl Lateness {
         if !(LATE_MIN..=LATE_MAX).contains(&late) {
             return;
         }
-        let wanted = late + MARGIN;
-        let wait = match self.wait.filter(|&(_, until)| now < until) {
-            None => wanted,
-            // A running estimate of the quantile: up and down balance where that share lies below.
-            Some((wait, _)) if wait < wanted => (wait + STEP * COVERED_PERCENT / 100).min(wanted),
-            Some((wait, _)) => wait
-                .saturating_sub(STEP * (100 - COVERED_PERCENT) / 100)
-                .max(wanted),
-        };
-        self.wait = Some((wait, now + HOLD));
+        if self.wait.is_none_or(|(_, until)| now >= until) {
+            self.late_packets = 0;
+        }
+        if let Some(oldest) = self.recent.get_mut(self.late_packets % RECENT) {
+            *oldest = late;
+        }
+        self.late_packets += 1;
+        self.wait = Some((self.covering() + MARGIN, now + HOLD));
         self.told = true;
+    }
+
+    /// The lateness that covers most of the last late packets.
+    fn covering(&self) -> Duration {
+        let mut recent = self.recent;
+        let known = self.late_packets.min(RECENT);
+        let Some(recent) = recent.get_mut(..known) else {
+            return Duration::ZERO;
+        };
+        recent.sort_unstable();
+        let index = (known * COVERED).div_ceil(RECENT).saturating_sub(1);
+        recent.get(index).copied().unwrap_or_default()
     }
 
     /// The value of the playout delay extension, when one is needed: minimum, then a maximum that limits nothing.
@@ -137,6 +150,6 @@ mod tests {
             lateness.note(start + late, 90_000, 90_000, false);
         }
         let wait = lateness.wait.map(|(wait, _)| wait).unwrap();
-        assert!(wait >= 300 * MS && wait <= 360 * MS, "{wait:?}");
+        assert_eq!(wait, 310 * MS);
     }
 }
