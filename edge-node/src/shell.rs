@@ -78,7 +78,6 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         rooms: rooms::Rooms::default(),
         tracks: edge::Tracks::default(),
         metrics,
-        shutdown: shutdown.clone(),
     });
     tokio::spawn(control::follow_control(Arc::clone(&edge), messages));
     tokio::spawn(control::follow_plane(Arc::clone(&edge), plane_events));

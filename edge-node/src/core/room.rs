@@ -298,14 +298,6 @@ impl Room {
         ours.map(|p| &p.identity)
     }
 
-    /// How many participants are connected to this edge.
-    pub fn local_count(&self) -> usize {
-        self.participants
-            .values()
-            .filter(|p| matches!(p.home, Home::Local(_)))
-            .count()
-    }
-
     fn handle_session(&mut self, now: Now, sid: &ParticipantSid, message: FromSession) {
         if !self.participants.contains_key(sid) {
             return;

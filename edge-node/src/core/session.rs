@@ -233,11 +233,6 @@ impl Session {
         &self.config.sid
     }
 
-    /// The participant's identity.
-    pub fn identity(&self) -> &Identity {
-        &self.config.identity
-    }
-
     /// The connection that carries media and data to the client.
     pub fn downlink(&self) -> Peer {
         if self.config.dual {

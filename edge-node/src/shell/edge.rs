@@ -8,7 +8,6 @@ use arc_swap::ArcSwap;
 use livekit_protocol as lk;
 use media::router::TrackKey;
 use proto::{NodeId, RoomName};
-use runtime::shutdown::Shutdown;
 use tokio::sync::mpsc;
 
 use super::media_plane::MediaPlane;
@@ -44,8 +43,6 @@ pub struct Edge {
     pub tracks: Tracks,
     /// Counters of signalling.
     pub metrics: Metrics,
-    /// Ends everything.
-    pub shutdown: Shutdown,
 }
 
 impl Edge {

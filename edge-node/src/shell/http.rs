@@ -160,8 +160,7 @@ fn check(
         text: "no access token; send it as `Authorization: Bearer …` or `access_token=…`"
             .to_owned(),
     })?;
-    let keys = |key: &str| edge.keys.load().get(key).cloned();
-    let grants = token::authorize_join(&token, &keys, SystemTime::now());
+    let grants = token::authorize_join(&token, edge.as_ref(), SystemTime::now());
     let mut grants = grants.map_err(|error| Refusal::token(&error))?;
     let parameters =
         JoinParameters::parse(path, query).map_err(|error| Refusal::parameters(&error))?;
