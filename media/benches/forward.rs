@@ -98,11 +98,7 @@ impl Bench {
             let transport = TransportKey(peer);
             router.handle_command(now, Command::AddTransport { transport, keys }, &mut out);
         }
-        let config = TrackConfig {
-            codec: Codec::Vp8,
-            source: Source::Local(PUBLISHER),
-            streams: 1,
-        };
+        let config = TrackConfig::new(Codec::Vp8, Source::Local(PUBLISHER), 1);
         router.handle_command(
             now,
             Command::AddTrack {
@@ -240,7 +236,7 @@ fn subscription(peer: u32) -> SubscriptionConfig {
         }],
         extensions: IDS,
         target: Some(Target {
-            stream: 0,
+            layer: 0,
             temporal: 7,
         }),
         red: false,

@@ -24,6 +24,7 @@ mod ingress;
 mod lateness;
 mod output;
 mod reception;
+mod report;
 mod reports;
 mod selection;
 mod stats;
@@ -33,10 +34,11 @@ mod transport;
 
 pub use arena::SendArena;
 pub use config::{
-    Config, ExtensionIds, ReceiveConfig, ReceiveMedia, ReceivePayload, ReceiveSsrc, SendPayload,
-    Source, SubscriptionConfig, Target, TrackConfig,
+    Config, ExtensionIds, LAYERS_MAX, ReceiveConfig, ReceiveMedia, ReceivePayload, ReceiveSsrc,
+    SendPayload, Source, SubscriptionConfig, Target, TrackConfig,
 };
 pub use output::{Command, Event, ExportedPacket, Output, SenderClock};
+pub use report::{SubscriptionReport, TransportReport, UplinkReport};
 pub use stats::{DropReason, Stats};
 
 use downtrack::Downtrack;
@@ -117,6 +119,12 @@ impl Router {
             } => {
                 self.set_target(now, (transport, track), target, out);
             }
+            Command::SetPriority {
+                transport,
+                track,
+                priority,
+            } => self.set_priority((transport, track), priority),
+            Command::SetSpeaking { track, speaking } => self.set_speaking(track, speaking),
             Command::Export { track, streams } => self.export(now, track, streams, out),
             Command::SetMuted { track, muted } => self.set_muted(now, track, muted, out),
             Command::RequestKeyframe { track, stream } => {

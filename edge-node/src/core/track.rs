@@ -55,7 +55,7 @@ impl Track {
             }
         };
         Some(Target {
-            stream: stream.min(top),
+            layer: stream.min(top),
             temporal: TEMPORAL_MAX,
         })
     }
@@ -102,7 +102,7 @@ pub fn stream_name(info: &lk::TrackInfo) -> &str {
 /// The target before a client said what it wants: everything, so that a client that never asks gets full quality.
 pub fn default_target(streams: u8) -> Target {
     Target {
-        stream: streams.saturating_sub(1),
+        layer: streams.saturating_sub(1),
         temporal: TEMPORAL_MAX,
     }
 }
@@ -152,10 +152,10 @@ mod tests {
     #[test]
     fn picks_the_smallest_stream_that_fills_the_size() {
         let track = track(3);
-        assert_eq!(track.target(&sized(200, 100)).unwrap().stream, 0);
-        assert_eq!(track.target(&sized(320, 180)).unwrap().stream, 0);
-        assert_eq!(track.target(&sized(321, 180)).unwrap().stream, 1);
-        assert_eq!(track.target(&sized(4000, 2000)).unwrap().stream, 2);
+        assert_eq!(track.target(&sized(200, 100)).unwrap().layer, 0);
+        assert_eq!(track.target(&sized(320, 180)).unwrap().layer, 0);
+        assert_eq!(track.target(&sized(321, 180)).unwrap().layer, 1);
+        assert_eq!(track.target(&sized(4000, 2000)).unwrap().layer, 2);
     }
 
     #[test]
@@ -164,8 +164,8 @@ mod tests {
             quality: lk::VideoQuality::Medium as i32,
             ..Default::default()
         };
-        assert_eq!(track(1).target(&medium).unwrap().stream, 0);
-        assert_eq!(track(3).target(&medium).unwrap().stream, 1);
+        assert_eq!(track(1).target(&medium).unwrap().layer, 0);
+        assert_eq!(track(3).target(&medium).unwrap().layer, 1);
     }
 
     #[test]

@@ -92,6 +92,16 @@ pub async fn follow_plane(edge: SharedEdge, mut events: mpsc::Receiver<PlaneEven
                 }
             }
             PlaneEvent::Mesh(event) => from_mesh(&edge, event),
+            PlaneEvent::StreamState {
+                transport,
+                track,
+                paused,
+            } => {
+                tracing::debug!(?transport, ?track, paused, "a subscription does not fit");
+            }
+            PlaneEvent::Reports(reports) => {
+                tracing::trace!(transports = reports.len(), "reports");
+            }
             PlaneEvent::StreamStarted { track, stream } => {
                 tracing::debug!(?track, stream, "first packet of a stream");
             }

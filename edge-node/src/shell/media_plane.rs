@@ -19,6 +19,7 @@ mod wiring;
 
 use media::router::{
     ReceiveConfig, StreamIndex, SubscriptionConfig, Target, TrackConfig, TrackKey, TransportKey,
+    TransportReport,
 };
 use proto::{NodeId, RoomName, TrackSid};
 use relay::{MeshEvent, MeshHandle};
@@ -79,9 +80,20 @@ pub enum PlaneEvent {
     Demand {
         /// The track.
         track: TrackKey,
-        /// Bit n set: stream n is wanted; 0 for none.
+        /// Bit n set: layer n is wanted; 0 for none.
         streams: u8,
     },
+    /// A subscription is paused because it does not fit its receiver's path, or goes on.
+    StreamState {
+        /// The receiver.
+        transport: TransportKey,
+        /// What it receives.
+        track: TrackKey,
+        /// Whether nothing of it is sent.
+        paused: bool,
+    },
+    /// How the transports of one shard were doing in the last second.
+    Reports(Vec<TransportReport>),
     /// `RoomState`, `RoomGone`, `Data`, `LinkUp` and `LinkDown` of the mesh, as they are.
     Mesh(MeshEvent),
 }

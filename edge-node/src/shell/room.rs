@@ -214,11 +214,7 @@ impl Task {
             match output {
                 Output::Session(sid, message) => mails.entry(sid).or_default().push(message),
                 Output::AddRemoteTrack { track, origin } => {
-                    let config = TrackConfig {
-                        codec: track.codec,
-                        source: Source::Remote,
-                        streams: track.streams,
-                    };
+                    let config = TrackConfig::new(track.codec, Source::Remote, track.streams);
                     let name = (self.name.clone(), track.sid.clone(), origin);
                     self.edge.tracks.insert(track.key, self.mailbox.clone());
                     self.edge.plane.add_remote_track(track.key, name, config);

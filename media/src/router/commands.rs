@@ -220,6 +220,21 @@ impl Router {
         self.refresh_track(now, track_slot, out);
     }
 
+    pub(super) fn set_priority(&mut self, keys: (TransportKey, TrackKey), priority: u8) {
+        if let Some((position, _)) = self.find(keys.0, keys.1)
+            && let Some(downtrack) = self.downtracks.get_mut(position)
+        {
+            downtrack.priority = priority;
+        }
+    }
+
+    pub(super) fn set_speaking(&mut self, key: TrackKey, speaking: bool) {
+        let slot = self.track_slots.get(&key).copied();
+        if let Some(track) = slot.and_then(|slot| self.tracks.get_mut(slot)) {
+            track.speaking = speaking;
+        }
+    }
+
     pub(super) fn export(&mut self, now: Instant, key: TrackKey, streams: u8, out: &mut Output) {
         let Some(&slot) = self.track_slots.get(&key) else {
             return;

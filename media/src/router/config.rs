@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{StreamIndex, TrackKey, TransportKey};
+use super::{TrackKey, TransportKey};
 use crate::packet::Codec;
 pub use crate::packet::ExtensionIds;
 
@@ -123,13 +123,46 @@ pub struct TrackConfig {
     pub source: Source,
     /// Simulcast streams, 1 to 3.
     pub streams: u8,
+    /// Spatial layers inside the one stream (SVC), 1 to 3; 1 with simulcast.
+    pub spatial: u8,
+    /// What the publisher announced in bit/s, by layer index; 0 = not known.
+    pub bitrates_bps: [u32; LAYERS_MAX],
+    /// Shows a screen.
+    pub screen: bool,
+    /// Its room, unique in the process: audio tracks of one room compete for the places of its speakers.
+    pub room: u32,
+}
+
+/// Layers of a track: simulcast streams, or spatial layers of one stream.
+pub const LAYERS_MAX: usize = 3;
+
+impl TrackConfig {
+    /// A track of which nothing more is known: no SVC, no announced bit rates, a camera or a microphone.
+    #[must_use]
+    pub fn new(codec: Codec, source: Source, streams: u8) -> Self {
+        Self {
+            codec,
+            source,
+            streams,
+            spatial: 1,
+            bitrates_bps: [0; LAYERS_MAX],
+            screen: false,
+            room: 0,
+        }
+    }
+
+    /// Layer indices in use, 1 to 3: simulcast streams or spatial layers.
+    #[must_use]
+    pub fn layers(&self) -> u8 {
+        self.streams.max(self.spatial)
+    }
 }
 
 /// Highest layer wanted by a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
-    /// Simulcast stream, 0 = lowest.
-    pub stream: StreamIndex,
+    /// Layer index, 0 = lowest: simulcast stream, or spatial layer of the one stream (SVC).
+    pub layer: u8,
     /// Temporal layer, 0 to 7.
     pub temporal: u8,
 }

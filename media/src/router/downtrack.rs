@@ -27,6 +27,8 @@ pub(super) struct Downtrack {
     /// Position of the track.
     pub(super) track: usize,
     pub(super) target: Option<Target>,
+    /// The receiver's own order: 1 first, 0 = not said.
+    pub(super) priority: u8,
     /// The stream that is forwarded.
     pub(super) current: Option<StreamIndex>,
     /// The stream that was forwarded last, whose timestamps go on.
@@ -81,6 +83,7 @@ impl Downtrack {
             transport: at.0,
             track: at.1,
             target: config.target,
+            priority: 0,
             current: None,
             previous: None,
             temporal: 0,
@@ -122,7 +125,7 @@ impl Downtrack {
     pub(super) fn desired(&self, track: &Track) -> Option<StreamIndex> {
         let highest = self
             .target?
-            .stream
+            .layer
             .min(track.config.streams.saturating_sub(1));
         let live = (0..=highest)
             .rev()
@@ -133,7 +136,7 @@ impl Downtrack {
     /// Bitmask of streams that this subscription needs to have delivered.
     pub(super) fn demand(&self, track: &Track) -> u8 {
         let Some(target) = self.target else { return 0 };
-        let highest = target.stream.min(track.config.streams.saturating_sub(1));
+        let highest = target.layer.min(track.config.streams.saturating_sub(1));
         if self.current == Some(highest) && track.live & (1 << highest) != 0 {
             1 << highest
         } else {
@@ -161,7 +164,7 @@ impl Downtrack {
     }
 
     fn may_switch(&self, track: &Track, stream: StreamIndex, target: Target) -> bool {
-        let highest = target.stream.min(track.config.streams.saturating_sub(1));
+        let highest = target.layer.min(track.config.streams.saturating_sub(1));
         if stream > highest {
             return false;
         }

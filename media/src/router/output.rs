@@ -71,11 +71,27 @@ pub enum Command {
         /// Highest layer wanted.
         target: Option<Target>,
     },
-    /// Bit n: somebody outside this router wants stream n: it is emitted in [`Output::packets`].
+    /// The receiver's own order of what it receives, for when not everything fits.
+    SetPriority {
+        /// The receiver.
+        transport: TransportKey,
+        /// What it receives.
+        track: TrackKey,
+        /// 1 is the most important; 0 = not said.
+        priority: u8,
+    },
+    /// The owner of a track speaks now, or no more.
+    SetSpeaking {
+        /// The track.
+        track: TrackKey,
+        /// Whether its owner speaks.
+        speaking: bool,
+    },
+    /// Bit n: somebody outside this router wants layer n: it is emitted in [`Output::packets`].
     Export {
         /// The track.
         track: TrackKey,
-        /// Bitmask of streams.
+        /// Bitmask of layer indices.
         streams: u8,
     },
     /// A muted track is forwarded to nobody.
@@ -130,8 +146,17 @@ pub enum Event {
     Demand {
         /// The track.
         track: TrackKey,
-        /// Bitmask of streams.
+        /// Bitmask of layer indices.
         streams: u8,
+    },
+    /// A subscription is paused because it does not fit the receiver's path, or goes on.
+    StreamState {
+        /// The receiver.
+        transport: TransportKey,
+        /// What it receives.
+        track: TrackKey,
+        /// Whether nothing of it is sent.
+        paused: bool,
     },
     /// A local publisher's clock.
     SenderReport {

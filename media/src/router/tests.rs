@@ -304,11 +304,7 @@ fn exported_packets_feed_another_router() {
         streams: 0b10,
     });
     let bob = away.join();
-    let config = TrackConfig {
-        codec: Codec::Vp8,
-        source: Source::Remote,
-        streams: 2,
-    };
+    let config = TrackConfig::new(Codec::Vp8, Source::Remote, 2);
     let track = TrackKey(900);
     away.command(Command::AddTrack { track, config });
     away.subscribe(bob, 900, high());
@@ -444,7 +440,7 @@ proptest! {
             match what {
                 0..=2 => layer.frame(&mut call, what == 0, 0),
                 3 => drop(layer.vp8(false, 0, 3)),
-                4 => call.target(bob, 1, Some(Target { stream, temporal: 7 })),
+                4 => call.target(bob, 1, Some(Target { layer: stream, temporal: 7 })),
                 5 => call.target(bob, 1, None),
                 6 => call.command(Command::SetMuted { track, muted: stream == 0 }),
                 7 => call.command(Command::Export { track, streams: stream }),

@@ -30,6 +30,8 @@ pub(super) struct Track {
     pub(super) key: TrackKey,
     pub(super) config: TrackConfig,
     pub(super) muted: bool,
+    /// Its owner speaks now.
+    pub(super) speaking: bool,
     /// Bitmask of streams wanted outside this router.
     pub(super) exported: u8,
     pub(super) streams: Vec<Stream>,
@@ -50,6 +52,7 @@ impl Track {
             key,
             config: TrackConfig { streams, ..track },
             muted: false,
+            speaking: false,
             exported: 0,
             streams: (0..streams)
                 .map(|_| Stream::new(track.codec, config))

@@ -167,11 +167,7 @@ impl Session {
             streams: published.streams,
         });
         announced.live = Some(Arc::clone(&track));
-        let config = TrackConfig {
-            codec: track.codec,
-            source: Source::Remote,
-            streams: track.streams,
-        };
+        let config = TrackConfig::new(track.codec, Source::Remote, track.streams);
         self.outputs.push_back(Output::Publish {
             track: track.key,
             sid: track.sid.clone(),

@@ -78,11 +78,7 @@ impl Scene {
 
     fn publish(&self, from: &Peer) -> TrackKey {
         let track = self.plane.next_track_key();
-        let config = TrackConfig {
-            codec: Codec::Opus,
-            source: Source::Remote,
-            streams: 1,
-        };
+        let config = TrackConfig::new(Codec::Opus, Source::Remote, 1);
         let name = (RoomName::from("room"), TrackSid::from("TR_a"));
         self.plane.publish(track, from.transport.key, name, config);
         self.plane.set_receive(from.transport.key, receive(track));
@@ -194,7 +190,7 @@ fn subscription() -> SubscriptionConfig {
         }],
         extensions: ExtensionIds::default(),
         target: Some(Target {
-            stream: 0,
+            layer: 0,
             temporal: 7,
         }),
         red: false,
@@ -274,11 +270,7 @@ async fn media_crosses_the_mesh_to_several_shards() {
         TrackSid::from("TR_a"),
         NodeId::from("edge-fra-0"),
     );
-    let config = TrackConfig {
-        codec: Codec::Opus,
-        source: Source::Remote,
-        streams: 1,
-    };
+    let config = TrackConfig::new(Codec::Opus, Source::Remote, 1);
     syd.plane.add_remote_track(replica, name, config);
     let mut viewers = Vec::new();
     for _ in 0..2 {

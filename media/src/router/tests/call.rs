@@ -298,7 +298,7 @@ pub(super) fn key(peer: usize) -> TransportKey {
 
 pub(super) fn high() -> Option<Target> {
     Some(Target {
-        stream: 2,
+        layer: 2,
         temporal: 7,
     })
 }
@@ -427,11 +427,7 @@ impl Encoder {
 /// Publishes a VP8 track with the given rids on m-line `mid`.
 pub(super) fn publish_video(call: &mut Call, peer: usize, track: u32, rids: &[&str]) {
     let streams = u8::try_from(rids.len().max(1)).unwrap();
-    let config = TrackConfig {
-        codec: Codec::Vp8,
-        source: Source::Local(key(peer)),
-        streams,
-    };
+    let config = TrackConfig::new(Codec::Vp8, Source::Local(key(peer)), streams);
     call.command(Command::AddTrack {
         track: TrackKey(track),
         config,
@@ -462,11 +458,7 @@ pub(super) fn publish_video(call: &mut Call, peer: usize, track: u32, rids: &[&s
 
 /// Publishes an Opus and RED track.
 pub(super) fn publish_audio(call: &mut Call, peer: usize, track: u32) {
-    let config = TrackConfig {
-        codec: Codec::Opus,
-        source: Source::Local(key(peer)),
-        streams: 1,
-    };
+    let config = TrackConfig::new(Codec::Opus, Source::Local(key(peer)), 1);
     call.command(Command::AddTrack {
         track: TrackKey(track),
         config,

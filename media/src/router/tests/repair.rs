@@ -50,7 +50,7 @@ fn repairs_after_a_switch_carry_what_was_sent_then() {
         bob,
         1,
         Some(Target {
-            stream: 0,
+            layer: 0,
             temporal: 7,
         }),
     );

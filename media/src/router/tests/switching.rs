@@ -3,7 +3,10 @@
 use super::*;
 
 fn target(stream: u8, temporal: u8) -> Option<Target> {
-    Some(Target { stream, temporal })
+    Some(Target {
+        layer: stream,
+        temporal,
+    })
 }
 
 /// Timestamps go on with time, picture ids and TL0PICIDX one by one.
@@ -263,11 +266,7 @@ fn a_stream_that_never_comes_is_asked_for_less_and_less_often() {
     let mut call = Call::new();
     let bob = call.join();
     let track = TrackKey(900);
-    let config = TrackConfig {
-        codec: Codec::Vp8,
-        source: Source::Remote,
-        streams: 1,
-    };
+    let config = TrackConfig::new(Codec::Vp8, Source::Remote, 1);
     call.command(Command::AddTrack { track, config });
     call.subscribe(bob, 900, high());
     let mut served = 0;

@@ -53,6 +53,18 @@ impl Wiring {
                 let event = PlaneEvent::SubscriptionStarted { transport, track };
                 self.actions.push(Action::Plane(event));
             }
+            Event::StreamState {
+                transport,
+                track,
+                paused,
+            } => {
+                let event = PlaneEvent::StreamState {
+                    transport,
+                    track,
+                    paused,
+                };
+                self.actions.push(Action::Plane(event));
+            }
             Event::ByeReceived { transport, ssrc } => {
                 // Signalling ends tracks; a BYE also comes with a mere change of SSRC.
                 tracing::debug!(transport = transport.0, ssrc, "BYE received");

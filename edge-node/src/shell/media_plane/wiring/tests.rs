@@ -26,11 +26,7 @@ fn keys() -> SessionKeys {
 }
 
 fn video() -> TrackConfig {
-    TrackConfig {
-        codec: Codec::Vp8,
-        source: Source::Remote,
-        streams: 3,
-    }
+    TrackConfig::new(Codec::Vp8, Source::Remote, 3)
 }
 
 fn subscription() -> SubscriptionConfig {
@@ -271,7 +267,7 @@ fn what_is_said_before_the_keys_takes_effect_with_them() {
         late,
         TRACK,
         Some(Target {
-            stream: 1,
+            layer: 1,
             temporal: 7,
         }),
     );
@@ -288,7 +284,7 @@ fn what_is_said_before_the_keys_takes_effect_with_them() {
     assert_eq!(
         config.target,
         Some(Target {
-            stream: 1,
+            layer: 1,
             temporal: 7
         })
     );
