@@ -9,6 +9,7 @@ pub mod room;
 pub mod rooms;
 pub mod session;
 pub mod socket;
+pub mod whip;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -77,6 +78,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         keys: ArcSwap::default(),
         rooms: rooms::Rooms::default(),
         tracks: edge::Tracks::default(),
+        http_sessions: whip::Sessions::default(),
         metrics,
     });
     tokio::spawn(control::follow_control(Arc::clone(&edge), messages));

@@ -14,6 +14,7 @@ use super::media_plane::MediaPlane;
 use super::metrics::Metrics;
 use super::room::Mail as RoomMail;
 use super::rooms::Rooms;
+use super::whip::Sessions;
 use crate::core::session::Now;
 use crate::core::token::KeyStore;
 
@@ -41,6 +42,8 @@ pub struct Edge {
     pub rooms: Rooms,
     /// Whose a track is.
     pub tracks: Tracks,
+    /// WHIP and WHEP sessions, by their URL.
+    pub http_sessions: Sessions,
     /// Counters of signalling.
     pub metrics: Metrics,
 }

@@ -118,3 +118,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn another_subscription_goes_on_where_the_first_ended() {
+    let mut first = Rewriter::new(100);
+    first.switch(5000, 90_000, 0, Some(&vp8(7, true, 3)));
+    assert!(
+        first
+            .forward(5000, 90_000, Some(&vp8(7, true, 3)))
+            .is_some()
+    );
+    // A packet that is missing keeps its number.
+    assert!(
+        first
+            .forward(5002, 93_000, Some(&vp8(8, true, 4)))
+            .is_some()
+    );
+    let mut second = Rewriter::resume(first.suspend());
+    let input = vp8(900, true, 200);
+    second.switch(1, 10, 0, Some(&input));
+    let packet = second.forward(1, 10, Some(&input)).unwrap();
+    assert_eq!((packet.seq, packet.timestamp), (103, 93_001));
+    assert_eq!(
+        (packet.picture.picture_id, packet.picture.tl0_picture),
+        (Some(9), Some(5))
+    );
+}

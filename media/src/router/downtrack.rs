@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::egress::Line;
+use super::egress::{Line, Retired};
 use super::track::Track;
 use super::{SendPayload, SenderClock, StreamIndex, SubscriptionConfig, Target};
 use crate::layer::Vp8;
@@ -103,6 +103,17 @@ impl Downtrack {
                 last: None,
             },
             rtt: RTT_INITIAL,
+        }
+    }
+
+    /// Goes on where an earlier subscription under the same SSRC ended.
+    pub(super) fn go_on(&mut self, retired: Retired) {
+        match retired {
+            Retired::Media(suspended, last_sent) => {
+                self.rewriter = Rewriter::resume(suspended);
+                self.last_sent = last_sent;
+            }
+            Retired::Repair(next) => self.next_rtx = next,
         }
     }
 
