@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::media_plane::MediaPlane;
 use super::metrics::Metrics;
+use super::reports::Reports;
 use super::room::Mail as RoomMail;
 use super::rooms::Rooms;
 use super::whip::Sessions;
@@ -44,6 +45,8 @@ pub struct Edge {
     pub tracks: Tracks,
     /// WHIP and WHEP sessions, by their URL.
     pub http_sessions: Sessions,
+    /// How transports do.
+    pub reports: Arc<Reports>,
     /// Counters of signalling.
     pub metrics: Metrics,
 }

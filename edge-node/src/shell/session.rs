@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::edge::{self, SharedEdge};
 use super::media_plane::{Transport, TransportEvent};
+use super::reports::Owner;
 use super::room::Mail as RoomMail;
 use super::rooms::Mailbox;
 use super::socket::{Received, Socket};
@@ -106,6 +107,15 @@ pub async fn run(start: Start) {
         peers.insert(Peer::Subscriber, open(&edge, Peer::Subscriber, &events));
     }
     drop(events);
+    for (&peer, transport) in &peers {
+        let owner = Owner {
+            room: grants.room.clone(),
+            identity: config.identity.clone(),
+            sid: config.sid.clone(),
+            peer,
+        };
+        edge.reports.open(transport.key, owner);
+    }
     let local = peers
         .iter()
         .map(|(&peer, transport)| (peer, transport.local().into()))
@@ -386,6 +396,9 @@ impl Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
+        for transport in self.peers.values() {
+            self.edge.reports.close(transport.key);
+        }
         forget_tracks(&self.edge, self.core.published_keys());
     }
 }

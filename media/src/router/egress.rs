@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use super::report::Traffic;
 use super::{DropReason, ExtensionIds, SendArena, SubscriptionConfig, TransportKey};
 use crate::packet::{Extensions, Packet, form_for, write_extensions};
 use crate::rewrite::Suspended;
@@ -102,6 +103,7 @@ pub(super) struct Egress {
     retired: BTreeMap<u32, Retired>,
     /// What the peer says it can receive in bit/s (REMB); congestion control will refine it.
     pub(super) estimate_bps: Option<u64>,
+    pub(super) traffic: Traffic,
 }
 
 /// Where an SSRC stands that carries nothing now.
@@ -123,7 +125,13 @@ impl Egress {
             rtx_credit: RTX_CREDIT_INITIAL,
             retired: BTreeMap::new(),
             estimate_bps: None,
+            traffic: Traffic::default(),
         }
+    }
+
+    /// Bit/s that may be sent; `None` while nothing is known about the path.
+    pub(super) fn budget_bps(&self) -> Option<u64> {
+        self.estimate_bps
     }
 
     /// Where `ssrc` stands if it was used before.
@@ -158,6 +166,7 @@ impl Egress {
             .map_err(|_| DropReason::Seal)?;
         arena.commit(self.slot, self.key, sealed);
         self.transport_seq = transport_seq.wrapping_add(1);
+        self.traffic.sent_bytes += sealed as u64;
         Ok(sealed)
     }
 
@@ -197,6 +206,7 @@ impl Egress {
         }
         if let Ok(sealed) = self.outbound.seal_rtcp(buffer, len) {
             arena.commit(self.slot, self.key, sealed);
+            self.traffic.sent_bytes += sealed as u64;
         }
     }
 }

@@ -33,6 +33,7 @@ impl MediaSide<'_> {
             Output::Publish { track, sid, config } => {
                 let (name, mailbox) = self.room;
                 self.edge.tracks.insert(track, mailbox.clone());
+                self.edge.reports.name(track, sid.clone());
                 let config = TrackConfig {
                     source: Source::Local(uplink.key),
                     ..config
@@ -41,6 +42,7 @@ impl MediaSide<'_> {
             }
             Output::Unpublish(track) => {
                 self.edge.tracks.remove(track);
+                self.edge.reports.forget(track);
                 plane.remove_track(track);
             }
             Output::SetMuted(track, muted) => plane.set_muted(track, muted),
@@ -60,6 +62,7 @@ impl MediaSide<'_> {
 pub(in crate::shell) fn forget_tracks(edge: &SharedEdge, tracks: Vec<TrackKey>) {
     for track in tracks {
         edge.tracks.remove(track);
+        edge.reports.forget(track);
         edge.plane.remove_track(track);
     }
 }

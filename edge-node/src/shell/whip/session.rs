@@ -19,6 +19,7 @@ use crate::core::whip::player::{self, Player};
 use crate::core::whip::publisher::Publisher;
 use crate::shell::edge::{self, SharedEdge};
 use crate::shell::media_plane::{Transport, TransportEvent};
+use crate::shell::reports::Owner;
 use crate::shell::room::Mail as RoomMail;
 use crate::shell::rooms::{self, Mailbox};
 use crate::shell::session::{MAILBOX, Mail, MediaSide, forget_tracks};
@@ -154,6 +155,13 @@ pub(in crate::shell) async fn run(start: Start) {
         drop(start.answer.send(Err(Failed::Room)));
         return;
     };
+    let owner = Owner {
+        room: start.grants.room.clone(),
+        identity: start.grants.identity.clone(),
+        sid: sid.clone(),
+        peer: Peer::Publisher,
+    };
+    start.edge.reports.open(transport.key, owner);
     let mut task = Task {
         edge: start.edge,
         room: (start.grants.room, room),
@@ -358,6 +366,7 @@ impl Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
+        self.edge.reports.close(self.transport.key);
         if let Core::Publisher(publisher) = &self.core {
             forget_tracks(&self.edge, publisher.published_keys());
         }
