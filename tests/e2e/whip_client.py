@@ -108,7 +108,7 @@ class Client:
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def publish(self, command: dict[str, Any]) -> dict[str, Any]:
-        """Publishes the moving picture and the tone: `url`, `token`, `width`, `height`, `fps`."""
+        """Publishes the moving picture and the tone: `url`, `token`, `width`, `height`, `fps`; `setup` is our DTLS role."""
         self.connection = RTCPeerConnection()
         picture = Picture(command.get("width", 320), command.get("height", 240), command.get("fps", 15))
         self.connection.addTransceiver(Tone(), direction="sendonly")
@@ -135,7 +135,7 @@ class Client:
         connection.on("connectionstatechange", lambda: emit({"event": connection.connectionState, "at_ms": now_ms()}))
         await connection.setLocalDescription(await connection.createOffer())
         started = now_ms()
-        offer = connection.localDescription.sdp
+        offer = connection.localDescription.sdp.replace("a=setup:actpass", f"a=setup:{command.get('setup', 'actpass')}")
         status, headers, body = await asyncio.to_thread(ask, "POST", command["url"], command["token"], offer)
         took = now_ms() - started
         if status != 201:

@@ -1,13 +1,5 @@
 import { check, round } from '../lib/check.mjs';
-import { endpoint, refusals } from './whip.mjs';
-
-/** A page plays; returns times from the request on. */
-async function play(t, client, query = '') {
-  const token = t.mesh.token({ room: t.room, identity: client.identity });
-  const sinceMs = Date.now();
-  const { post_ms: post } = await client.act('play', { url: `${endpoint(t, client.region, 'whep')}${query}`, token });
-  return { sinceMs, post_ms: round(post) };
-}
+import { playByWhep, refusals } from '../lib/whip.mjs';
 
 /** What was shown is a picture of that width. */
 async function shows(client, width) {
@@ -20,7 +12,7 @@ export default {
   async run(t) {
     const statuses = await refusals(t, 'whep');
     const early = await t.whipPage('early', 'syd');
-    const { post_ms: post } = await play(t, early);
+    const { post_ms: post } = await playByWhep(t, early);
     const wide = await t.chromium('wide', 'fra');
     const publishedAt = Date.now();
     await wide.publish({ video: { width: 640, height: 360 } });
@@ -29,7 +21,7 @@ export default {
     check(participants.length === 0, `a player is shown to others: ${participants}`);
 
     const player = await t.whipPage('player', 'syd');
-    const { sinceMs } = await play(t, player);
+    const { sinceMs } = await playByWhep(t, player);
     const first = await player.event('first_frame', {}, { sinceMs });
     const shown = { identity: 'whep' };
     await player.sees(shown);
@@ -40,7 +32,7 @@ export default {
     const small = await t.chromium('small', 'fra');
     await small.publish({ video: { width: 320, height: 180 } });
     const named = await t.whipProcess('named', 'syd');
-    await play(t, named, '?identity=small');
+    await playByWhep(t, named, '?identity=small');
     await shows(named, 320);
     await wide.act('mute', { kind: 'video', muted: true });
     await shows(player, 320);
