@@ -198,7 +198,7 @@ fn track(owner: &str, sid: &str, source: lk::TrackSource) -> Arc<Track> {
     } else {
         lk::TrackType::Video
     };
-    let key = sid.bytes().map(u64::from).sum();
+    let key = sid.bytes().skip(3).fold(0, |key, byte| key * 256 + u32::from(byte));
     Arc::new(Track {
         sid: sid.into(),
         key: TrackKey(key),
