@@ -111,6 +111,11 @@ impl Rewriter {
         })
     }
 
+    /// A hop before left out `first` up to `end` (exclusive): the receiver sees no gap.
+    pub fn skip_run(&mut self, first: u64, end: u64) {
+        self.seq.skip_run(first, end);
+    }
+
     /// Leaves a packet out on purpose: the receiver sees no gap.
     pub fn skip(&mut self, input: u64, vp8: Option<&Vp8>) {
         self.seq.skip(input);

@@ -205,6 +205,15 @@ impl Downtrack {
         }
     }
 
+    /// A hop before left out so many numbers right before `number`.
+    #[inline]
+    pub(super) fn skip_left_out(&mut self, number: u64, left_out: u16) {
+        if left_out > 0 {
+            let first = number.saturating_sub(u64::from(left_out));
+            self.rewriter.skip_run(first, number);
+        }
+    }
+
     /// Makes `stream` the current one, from `packet` on.
     pub(super) fn switch(
         &mut self,

@@ -165,7 +165,7 @@ impl Router {
         let Some(entry) = track.stream_mut(stream) else {
             return;
         };
-        let number = match entry.number(incoming.seq) {
+        let number = match entry.number(incoming.seq, 0) {
             Numbered::Duplicate => return self.stats.drop_packet(DropReason::Duplicate),
             Numbered::Continues(number) => number,
             // A retransmission from another life of the stream is of no use.
@@ -189,6 +189,7 @@ impl Router {
             codec: incoming.payload_type.codec,
             marker: incoming.view.header.marker,
             seq: incoming.seq,
+            left_out: 0,
             timestamp: incoming.view.header.timestamp,
             layer,
             ext: incoming.elements.ext,
