@@ -100,13 +100,10 @@ pub async fn follow_plane(edge: SharedEdge, mut events: mpsc::Receiver<PlaneEven
                 tracing::debug!(?transport, ?track, paused, "a subscription does not fit");
             }
             PlaneEvent::Reports(reports) => {
-                tracing::trace!(transports = reports.len(), "reports");
+                edge.reports.keep(std::time::Instant::now(), reports);
             }
-            PlaneEvent::StreamStarted { track, stream } => {
-                tracing::debug!(?track, stream, "first packet of a stream");
-            }
-            PlaneEvent::SubscriptionStarted { transport, track } => {
-                tracing::debug!(?transport, ?track, "first packet to a subscriber");
+            event @ (PlaneEvent::StreamStarted { .. } | PlaneEvent::SubscriptionStarted { .. }) => {
+                tracing::debug!(?event, "first packet");
             }
         }
     }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::media_plane::MediaPlane;
 use super::metrics::Metrics;
+use super::reports::Reports;
 use super::room::Mail as RoomMail;
 use super::rooms::Rooms;
 use crate::core::session::Now;
@@ -41,6 +42,8 @@ pub struct Edge {
     pub rooms: Rooms,
     /// Whose a track is.
     pub tracks: Tracks,
+    /// How transports do.
+    pub reports: Arc<Reports>,
     /// Counters of signalling.
     pub metrics: Metrics,
 }

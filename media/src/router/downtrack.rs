@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::egress::Line;
+use super::report::DowntrackMeter;
 use super::track::Track;
 use super::{SendPayload, SenderClock, StreamIndex, SubscriptionConfig, Target};
 use crate::layer::{Limits, Selection, Vp8};
@@ -49,6 +50,11 @@ pub(super) struct Downtrack {
     pub(super) last_sent: Option<Instant>,
     pub(super) reports: Reports,
     pub(super) rtt: Duration,
+    /// The receiver's reports told the round trip.
+    pub(super) rtt_measured: bool,
+    /// Since when nothing is sent because it does not fit the receiver's path.
+    pub(super) paused_since: Option<Instant>,
+    pub(super) meter: DowntrackMeter,
 }
 
 /// Sender reports of one subscription.
@@ -109,7 +115,23 @@ impl Downtrack {
                 last: None,
             },
             rtt: RTT_INITIAL,
+            rtt_measured: false,
+            paused_since: None,
+            meter: DowntrackMeter::default(),
         }
+    }
+
+    /// What is forwarded at the moment.
+    pub(super) fn sent(&self, track: &Track) -> Option<Target> {
+        let now = self.selection.now();
+        self.current.map(|stream| Target {
+            layer: if track.is_svc() {
+                track.highest_live(now.spatial).unwrap_or_default()
+            } else {
+                stream
+            },
+            temporal: now.temporal,
+        })
     }
 
     /// Stops forwarding; a later resume needs a keyframe.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::lateness::Lateness;
 use super::reception::Reception;
+use super::report::UplinkMeter;
 use super::timers::Armed;
 use super::{Config, LAYERS_MAX, SenderClock, Source, StreamIndex, Target, TrackConfig, TrackKey};
 use crate::layer::{Limits, Reader};
@@ -262,6 +263,7 @@ pub(super) struct Uplink {
     pub(super) fir_seq: u8,
     pub(super) reception: Reception,
     pub(super) reader: Reader,
+    pub(super) meter: UplinkMeter,
 }
 
 /// Throttles keyframe requests for one stream: the first at once, then at most one per interval.
