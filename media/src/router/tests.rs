@@ -14,6 +14,7 @@ mod call;
 mod left_out;
 mod repair;
 mod report;
+mod svc;
 mod switching;
 
 fn seqs(media: &[Received]) -> Vec<u16> {
