@@ -22,6 +22,8 @@ pub struct Rewritten {
     pub timestamp: u32,
     /// New VP8 ids, when the payload has any.
     pub picture: PictureRewrite,
+    /// The marker bit, for the caller to set.
+    pub marker: bool,
 }
 
 /// Where the output of a subscription ended.
@@ -137,7 +139,13 @@ impl Rewriter {
             seq,
             timestamp,
             picture,
+            marker: false,
         })
+    }
+
+    /// A hop before left out `first` up to `end` (exclusive): the receiver sees no gap.
+    pub fn skip_run(&mut self, first: u64, end: u64) {
+        self.seq.skip_run(first, end);
     }
 
     /// Leaves a packet out on purpose: the receiver sees no gap.
