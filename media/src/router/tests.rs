@@ -11,8 +11,10 @@ use crate::srtp::Profile;
 use call::{Call, Encoder, Received, high, is_pli, key, publish_audio, publish_video};
 
 mod call;
+mod left_out;
 mod repair;
 mod report;
+mod svc;
 mod switching;
 
 fn seqs(media: &[Received]) -> Vec<u16> {
