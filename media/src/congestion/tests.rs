@@ -134,6 +134,24 @@ fn headroom_is_known_to_a_limited_application() {
 }
 
 #[test]
+fn random_loss_does_not_take_a_limited_applications_headroom() {
+    for seed in SEEDS {
+        let path = Path {
+            loss: 0.1,
+            jitter_us: 5_000,
+            ..Path::default()
+        };
+        let app = App::Layers(vec![0.2e6, 0.5e6, 1.5e6, 4e6]);
+        let flow = run("limited, loss", &path, app, seed, 60);
+        let known = target(&flow[10..]) / 3e6;
+        let sent = delivered(&flow[10..]) / 0.9;
+        println!("limited, loss, seed {seed}: knows {known:.2}, sends {sent:.0}");
+        assert!(known >= 0.7, "seed {seed}: {known}");
+        assert!(sent >= 1.3e6, "seed {seed}: {sent}");
+    }
+}
+
+#[test]
 fn jitter_of_wifi_does_not_collapse_the_estimate() {
     for seed in SEEDS {
         for (jitter_us, stall_us) in [(2_000, 20_000), (10_000, 0), (20_000, 0)] {
