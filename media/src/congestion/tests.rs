@@ -116,7 +116,7 @@ fn a_policer_brings_the_estimate_down() {
         let lost = late.iter().map(Second::lost).sum::<f64>() / late.len() as f64;
         let share = delivered(late) / 2e6;
         println!("policer, seed {seed}: {share:.2}, lost {lost:.3}");
-        assert!(share >= 0.75 && lost <= 0.06, "seed {seed}: {share} {lost}");
+        assert!(share >= 0.75 && lost <= 0.08, "seed {seed}: {share} {lost}");
     }
 }
 
