@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::audio::Talker;
 use super::lateness::Lateness;
 use super::reception::Reception;
 use super::report::UplinkMeter;
@@ -47,6 +48,8 @@ pub(super) struct Track {
     pub(super) live: u8,
     pub(super) armed: Armed,
     pub(super) last_level: Option<Instant>,
+    /// Its place among the talkers of its room, of audio.
+    pub(super) talker: Option<Talker>,
 }
 
 impl Track {
@@ -66,6 +69,7 @@ impl Track {
             live: 0,
             armed: Armed::default(),
             last_level: None,
+            talker: None,
         }
     }
 

@@ -335,7 +335,7 @@ impl Encoder {
         }
     }
 
-    fn rtp(&mut self, header: &Header, rid: (u8, &str), payload: &[u8]) -> Vec<u8> {
+    pub(super) fn rtp(&mut self, header: &Header, rid: (u8, &str), payload: &[u8]) -> Vec<u8> {
         let mut packet = vec![0; 1500];
         let mut writer = Writer::new(&mut packet, header, Form::OneByte).unwrap();
         self.transport_seq = self.transport_seq.wrapping_add(1);
