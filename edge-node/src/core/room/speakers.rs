@@ -142,7 +142,8 @@ impl Room {
                 .fold(0.0_f32, |a, voice| a.max(voice.level()));
             let before = told.get(sid).copied().unwrap_or(0.0);
             let turned = (level > 0.0) != (before > 0.0);
-            if !turned && !(levels && (level - before).abs() >= LEVEL_STEP) {
+            let moved = levels && (level - before).abs() >= LEVEL_STEP;
+            if !turned && !moved {
                 continue;
             }
             if level > 0.0 {

@@ -63,7 +63,7 @@ fn second(call: &mut Call, voices: &mut [Encoder], talker: usize) {
     }
 }
 
-fn by_track(call: &mut Call, listener: usize, track: u32) -> Vec<Received> {
+fn by_track(call: &Call, listener: usize, track: u32) -> Vec<Received> {
     let all = call.peers[listener].media.iter();
     let of_track = all.filter(|packet| packet.header.ssrc == 0x2000 + track);
     of_track.cloned().collect()
@@ -84,7 +84,7 @@ fn only_who_speaks_is_forwarded_and_nobody_misses_a_packet() {
     assert!(stats.audio_changes >= 4);
     let expected = [(1, 100), (2, 50), (3, 50)];
     for (track, packets) in expected {
-        let heard = by_track(&mut call, listener, track);
+        let heard = by_track(&call, listener, track);
         // Admission costs 40 ms; a change at once shows in the two packets before it.
         assert!(
             heard.len().abs_diff(packets) <= 6,
