@@ -13,6 +13,7 @@ use crate::packet::{PacketRef, Pool, SLOT_LEN};
 use crate::rtp;
 
 mod arena;
+mod audio;
 mod commands;
 mod config;
 mod demux;
@@ -67,6 +68,8 @@ pub struct Router {
     transports: Slab<Transport>,
     tracks: Slab<Track>,
     downtracks: Slab<Downtrack>,
+    /// Audio tracks by room.
+    groups: Slab<audio::Group>,
     transport_slots: HashMap<TransportKey, usize>,
     track_slots: HashMap<TrackKey, usize>,
     /// The payload as the receiver at hand gets it, where that is not as it came.
@@ -86,6 +89,7 @@ impl Router {
             transports: Slab::new(),
             tracks: Slab::new(),
             downtracks: Slab::new(),
+            groups: Slab::new(),
             transport_slots: HashMap::new(),
             track_slots: HashMap::new(),
             scratch: Vec::with_capacity(2 * SLOT_LEN),
@@ -125,6 +129,7 @@ impl Router {
                 priority,
             } => self.set_priority((transport, track), priority),
             Command::SetSpeaking { track, speaking } => self.set_speaking(track, speaking),
+            Command::SetAudioLimit { room, streams } => self.set_audio_limit(room, streams),
             Command::Export { track, streams } => self.export(now, track, streams, out),
             Command::SetMuted { track, muted } => self.set_muted(now, track, muted, out),
             Command::RequestKeyframe { track, stream } => {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::audio::Talker;
 use super::lateness::Lateness;
 use super::reception::Reception;
 use super::report::UplinkMeter;
@@ -49,6 +50,8 @@ pub(super) struct Track {
     seen: [Option<Instant>; LAYERS_MAX],
     pub(super) armed: Armed,
     pub(super) last_level: Option<Instant>,
+    /// Its place among the talkers of its room, of audio.
+    pub(super) talker: Option<Talker>,
 }
 
 impl Track {
@@ -73,6 +76,7 @@ impl Track {
             seen: [None; LAYERS_MAX],
             armed: Armed::default(),
             last_level: None,
+            talker: None,
         }
     }
 
