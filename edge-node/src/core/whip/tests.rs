@@ -200,7 +200,10 @@ fn track(owner: &str, sid: &str, source: lk::TrackSource) -> Arc<Track> {
     } else {
         lk::TrackType::Video
     };
-    let key = sid.bytes().skip(3).fold(0, |key, byte| key * 256 + u32::from(byte));
+    let key = sid
+        .bytes()
+        .skip(3)
+        .fold(0, |key, byte| key * 256 + u32::from(byte));
     Arc::new(Track {
         sid: sid.into(),
         key: TrackKey(key),
