@@ -304,14 +304,11 @@ impl Player {
             // Sound alone is worth something only where no picture is.
             (video, audio && !video, shown, loudness)
         };
-        let mut best: Option<(&ParticipantSid, (bool, bool, bool, f32))> = None;
-        for owner in owners {
-            let value = value(owner);
-            if best.is_none_or(|(_, top)| top < value) {
-                best = Some((owner, value));
-            }
-        }
-        best.map(|(owner, _)| owner.clone())
+        let best = owners
+            .into_iter()
+            .map(|owner| (value(owner), owner))
+            .reduce(|best, next| if best.0 < next.0 { next } else { best });
+        best.map(|(_, owner)| owner.clone())
     }
 
     /// Everybody with a track, by their first one.
