@@ -2,6 +2,7 @@
 
 pub mod congestion;
 pub mod layer;
+pub mod pacer;
 pub mod packet;
 pub mod retransmit;
 pub mod rewrite;
