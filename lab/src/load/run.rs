@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 
 use super::metrics::Reading;
 use super::{Options, Quantiles, Report};
-use crate::client::{self, Client, State};
+use crate::client::{self, Camera, Client, Microphone, State};
 use crate::meter::{Meter, Window};
 use crate::synthetic::{VideoConfig, monotonic_ns};
 use crate::token::{self, ApiKey};
@@ -194,11 +194,12 @@ impl Load {
             version: options.signalling,
             stack: options.stack,
             subscribe: !publishes,
-            video: (publishes && options.bitrate > 0).then_some(video),
-            audio: publishes && options.audio,
+            video: (publishes && options.bitrate > 0).then_some(Camera::Synthetic(video)),
+            audio: (publishes && options.audio).then_some(Microphone::Synthetic),
             source: index * 2,
             window: Arc::clone(&self.window),
             meter: Arc::new(Meter::new(Arc::clone(&self.window))),
+            observer: None,
         })
     }
 

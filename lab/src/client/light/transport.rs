@@ -201,14 +201,14 @@ impl Transport {
         }
     }
 
-    /// Encrypts an RTP packet and queues it; returns the sealed bytes for a retransmission.
-    pub(super) fn send_rtp(&mut self, packet: &[u8]) -> Result<Option<BytesMut>> {
+    /// Encrypts an RTP packet and queues it.
+    pub(super) fn send_rtp(&mut self, packet: &[u8]) -> Result<()> {
         let Some(srtp) = &mut self.srtp else {
-            return Ok(None);
+            return Ok(());
         };
         let sealed = srtp.outbound.encrypt_rtp(packet)?;
-        self.transmit(sealed.clone());
-        Ok(Some(sealed))
+        self.transmit(sealed);
+        Ok(())
     }
 
     /// Encrypts an RTCP compound and queues it.
@@ -221,8 +221,7 @@ impl Transport {
         Ok(())
     }
 
-    /// Queues bytes as they are: a packet that was sealed before.
-    pub(super) fn transmit(&mut self, datagram: BytesMut) {
+    fn transmit(&mut self, datagram: BytesMut) {
         if self.transmits.len() < TRANSMITS_MAX {
             self.transmits.push_back(datagram);
         } else {
