@@ -310,7 +310,7 @@ impl Egress {
     /// Earns retransmission credit by what is sent, while nothing is known of the path.
     #[inline]
     pub(super) fn earn(&mut self, bytes: usize) {
-        if self.controller.target_bps().is_none() {
+        if !self.pacer.is_limited() {
             let earned = u32::try_from(bytes as u64 / RTX_SHARE).unwrap_or(0);
             self.rtx_credit = (self.rtx_credit + earned).min(RTX_CREDIT_MAX);
         }
