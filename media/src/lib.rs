@@ -3,6 +3,7 @@
 pub mod allocation;
 pub mod congestion;
 pub mod layer;
+pub mod pacer;
 pub mod packet;
 pub mod retransmit;
 pub mod rewrite;

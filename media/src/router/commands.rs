@@ -28,7 +28,7 @@ impl Router {
         };
         let entry = self.transports.vacant_entry();
         let slot = entry.key();
-        let egress = Egress::new(key, slot, outbound);
+        let egress = Egress::new(key, slot, outbound, now);
         entry.insert(Transport::new(inbound, egress, now));
         self.transport_slots.insert(key, slot);
     }
@@ -172,6 +172,10 @@ impl Router {
         };
         transport.downtracks.retain(|&other| other != position);
         transport.by_ssrc.retain(|_, other| *other != position);
+        transport
+            .egress
+            .pacer
+            .retain(|held| held.position() != position);
         transport
             .egress
             .retire(downtrack.line.ssrc, downtrack.rewriter.next_free());
