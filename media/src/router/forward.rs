@@ -42,10 +42,10 @@ impl Router {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
-        let was_live = track.live;
-        track.live |= 1 << stream;
+        let layer = track.layer_of(stream, packet.layer);
+        let revived = track.note_packet(now, layer);
         let (key, muted) = (track.key, track.muted);
-        let exported = track.exported & (1 << stream) != 0;
+        let exported = track.exports(stream);
         let Some(entry) = track.stream_mut(stream) else {
             return;
         };
@@ -80,7 +80,7 @@ impl Router {
             ..self.passing(now, stream, number, packet)
         };
         let switched = self.fan_out(&passing, slot, out);
-        if switched || was_live & (1 << stream) == 0 {
+        if switched || revived {
             self.refresh_track(now, slot, out);
         }
     }
@@ -255,10 +255,11 @@ fn forward(
     let packet = passing.packet;
     let (payload, payload_type) =
         representation(downtrack, packet, passing.primary).ok_or(DropReason::NoPayloadType)?;
-    let sent = downtrack
+    let mut sent = downtrack
         .rewriter
         .forward(passing.number, packet.timestamp, passing.vp8.as_ref())
         .ok_or(DropReason::TooLate)?;
+    sent.marker = downtrack.marker(packet);
     downtrack.last_sent = Some(passing.moment.now);
     let stamped = Stamped {
         stream: passing.stream,
@@ -332,7 +333,7 @@ fn emit(
     let sent = &stamped.sent;
     let outgoing = Outgoing {
         header: Header {
-            marker: packet.marker,
+            marker: sent.marker,
             payload_type: stamped.payload_type,
             seq: low16(sent.seq),
             timestamp: sent.timestamp,

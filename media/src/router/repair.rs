@@ -135,7 +135,7 @@ pub(super) fn resend(
     let (payload, payload_type) = representation(downtrack, packet, primary_of(packet))?;
     let seq = record.out_seq();
     let mut header = Header {
-        marker: packet.marker,
+        marker: record.marker(),
         payload_type: payload_type.pt,
         seq,
         timestamp: record.timestamp(),

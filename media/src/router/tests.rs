@@ -14,6 +14,7 @@ mod bottleneck;
 mod call;
 mod repair;
 mod report;
+mod svc;
 mod switching;
 
 fn seqs(media: &[Received]) -> Vec<u16> {
