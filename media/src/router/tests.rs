@@ -12,6 +12,7 @@ use call::{Call, Encoder, Received, high, is_pli, key, publish_audio, publish_vi
 
 mod bottleneck;
 mod call;
+mod left_out;
 mod repair;
 mod report;
 mod svc;
