@@ -24,7 +24,9 @@ mod forward;
 mod ingress;
 mod lateness;
 mod output;
+mod pacing;
 mod reception;
+mod repair;
 mod report;
 mod reports;
 mod selection;
@@ -227,6 +229,15 @@ impl Router {
                         .is_some_and(|t| t.armed.take(at));
                     if current {
                         self.serve_transport(now, slot, out);
+                    }
+                }
+                Timer::Pacer(slot) => {
+                    let current = self
+                        .transports
+                        .get_mut(slot)
+                        .is_some_and(|t| t.armed_pacer.take(at));
+                    if current {
+                        self.serve_pacer(now, slot, out);
                     }
                 }
                 Timer::Track(slot) => {

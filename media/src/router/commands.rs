@@ -28,7 +28,7 @@ impl Router {
         };
         let entry = self.transports.vacant_entry();
         let slot = entry.key();
-        let egress = Egress::new(key, slot, outbound);
+        let egress = Egress::new(key, slot, outbound, now);
         entry.insert(Transport::new(inbound, egress, now));
         self.transport_slots.insert(key, slot);
     }
@@ -174,6 +174,10 @@ impl Router {
         };
         transport.downtracks.retain(|&other| other != position);
         transport.by_ssrc.retain(|_, other| *other != position);
+        transport
+            .egress
+            .pacer
+            .retain(|held| held.position() != position);
         let media = Retired::Media(downtrack.rewriter.suspend(), downtrack.last_sent);
         transport.egress.retire(downtrack.line.ssrc, media);
         if let Some(ssrc) = downtrack.rtx_ssrc {
