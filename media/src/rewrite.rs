@@ -21,6 +21,8 @@ pub struct Rewritten {
     pub timestamp: u32,
     /// New VP8 ids, when the payload has any.
     pub picture: PictureRewrite,
+    /// The marker bit, for the caller to set.
+    pub marker: bool,
 }
 
 /// The rewriting state of one subscription.
@@ -108,6 +110,7 @@ impl Rewriter {
             seq,
             timestamp,
             picture,
+            marker: false,
         })
     }
 

@@ -242,8 +242,12 @@ impl Router {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
-        let added = streams & !track.exported;
+        let mut added = streams & !track.exported;
         track.exported = streams;
+        if track.is_svc() {
+            // All layers are in the one stream.
+            added = u8::from(added != 0);
+        }
         if !track.is_audio() && !track.muted {
             for stream in (0..track.config.streams).filter(|stream| added & (1 << stream) != 0) {
                 self.request_keyframe(now, slot, stream, out);

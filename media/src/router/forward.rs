@@ -43,10 +43,10 @@ impl Router {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
-        let was_live = track.live;
-        track.live |= 1 << stream;
+        let layer = track.layer_of(stream, packet.layer);
+        let revived = track.note_packet(now, layer);
         let (key, muted) = (track.key, track.muted);
-        let exported = track.exported & (1 << stream) != 0;
+        let exported = track.exports(stream);
         let Some(entry) = track.stream_mut(stream) else {
             return;
         };
@@ -81,7 +81,7 @@ impl Router {
             ..self.passing(now, stream, number, packet)
         };
         let switched = self.fan_out(&passing, slot, out);
-        if switched || was_live & (1 << stream) == 0 {
+        if switched || revived {
             self.refresh_track(now, slot, out);
         }
     }
@@ -280,10 +280,11 @@ fn forward(
     let packet = passing.packet;
     let (payload, payload_type) =
         representation(downtrack, packet, passing.primary).ok_or(DropReason::NoPayloadType)?;
-    let sent = downtrack
+    let mut sent = downtrack
         .rewriter
         .forward(passing.number, packet.timestamp, passing.vp8.as_ref())
         .ok_or(DropReason::TooLate)?;
+    sent.marker = downtrack.marker(packet);
     let payload = match &passing.vp8 {
         Some(vp8) => {
             // Each receiver's ids overwrite those of the one before.
@@ -294,7 +295,7 @@ fn forward(
     };
     let outgoing = Outgoing {
         header: Header {
-            marker: packet.marker,
+            marker: sent.marker,
             payload_type: payload_type.pt,
             seq: low16(sent.seq),
             timestamp: sent.timestamp,
@@ -368,7 +369,7 @@ fn resend(
         None
     };
     let mut header = Header {
-        marker: packet.marker,
+        marker: record.marker(),
         payload_type: payload_type.pt,
         seq,
         timestamp: record.timestamp(),

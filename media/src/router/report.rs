@@ -175,7 +175,7 @@ impl Router {
             .iter()
             .filter_map(|&position| {
                 let downtrack = downtracks.get_mut(position)?;
-                let track = tracks.get(downtrack.track)?.key;
+                let track = tracks.get(downtrack.track)?;
                 Some(subscription(now, elapsed, track, downtrack))
             })
             .collect();
@@ -213,7 +213,7 @@ impl Router {
 fn subscription(
     now: Instant,
     elapsed: Duration,
-    track: TrackKey,
+    track: &Track,
     downtrack: &mut Downtrack,
 ) -> SubscriptionReport {
     let fresh = DowntrackMeter {
@@ -222,9 +222,9 @@ fn subscription(
     };
     let meter = std::mem::replace(&mut downtrack.meter, fresh);
     SubscriptionReport {
-        track,
+        track: track.key,
         wanted: downtrack.target,
-        sent: downtrack.sent(),
+        sent: downtrack.sent(track),
         paused: downtrack.paused_since.is_some(),
         bps: rate_bps(meter.bytes, elapsed),
         loss: f32::from(meter.fraction_lost) / 256.0,

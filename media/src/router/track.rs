@@ -6,9 +6,9 @@ use super::lateness::Lateness;
 use super::reception::Reception;
 use super::report::UplinkMeter;
 use super::timers::Armed;
-use super::{Config, SenderClock, Source, StreamIndex, TrackConfig, TrackKey};
-use crate::layer::Reader;
-use crate::packet::Codec;
+use super::{Config, LAYERS_MAX, SenderClock, Source, StreamIndex, Target, TrackConfig, TrackKey};
+use crate::layer::{Limits, Reader};
+use crate::packet::{Codec, LayerMeta};
 use crate::retransmit::{NackGenerator, PacketCache};
 use crate::rtp::extend;
 use crate::srtp::ReplayWindow;
@@ -40,8 +40,10 @@ pub(super) struct Track {
     pub(super) downtracks: Vec<usize>,
     /// Bitmask of streams last announced as wanted.
     pub(super) demand: u8,
-    /// Bitmask of streams with recent packets.
+    /// Bitmask of layers with recent packets.
     pub(super) live: u8,
+    /// When each layer last had one.
+    seen: [Option<Instant>; LAYERS_MAX],
     pub(super) armed: Armed,
     pub(super) last_level: Option<Instant>,
 }
@@ -51,7 +53,11 @@ impl Track {
         let streams = track.streams.clamp(1, STREAMS_MAX);
         Self {
             key,
-            config: TrackConfig { streams, ..track },
+            config: TrackConfig {
+                streams,
+                spatial: track.spatial.clamp(1, STREAMS_MAX),
+                ..track
+            },
             muted: false,
             speaking: false,
             exported: 0,
@@ -61,6 +67,7 @@ impl Track {
             downtracks: Vec::new(),
             demand: 0,
             live: 0,
+            seen: [None; LAYERS_MAX],
             armed: Armed::default(),
             last_level: None,
         }
@@ -87,12 +94,67 @@ impl Track {
         !self.downtracks.is_empty() || self.exported != 0
     }
 
-    /// Updates which streams are live; returns whether that changed.
+    /// Whether layers are spatial layers of the one stream.
+    #[inline]
+    pub(super) fn is_svc(&self) -> bool {
+        self.config.streams == 1 && self.config.spatial > 1
+    }
+
+    /// The highest layer that there is up to `layer`.
+    pub(super) fn top(&self, layer: u8) -> u8 {
+        layer.min(self.config.layers().saturating_sub(1))
+    }
+
+    /// The highest layer up to `layer` that has recent packets.
+    pub(super) fn highest_live(&self, layer: u8) -> Option<u8> {
+        let mut layers = (0..=self.top(layer)).rev();
+        layers.find(|layer| self.live & (1 << layer) != 0)
+    }
+
+    /// What a target allows of the stream at hand. Without SVC a stream is not filtered by spatial layers.
+    #[inline]
+    pub(super) fn limits(&self, target: Target) -> Limits {
+        Limits {
+            spatial: if self.is_svc() { target.layer } else { 7 },
+            temporal: target.temporal,
+        }
+    }
+
+    /// The layer index of a packet: its stream, or its spatial layer with SVC.
+    #[inline]
+    pub(super) fn layer_of(&self, stream: StreamIndex, meta: LayerMeta) -> u8 {
+        if self.is_svc() {
+            self.top(meta.spatial)
+        } else {
+            stream
+        }
+    }
+
+    /// Whether somebody outside wants packets of a stream.
+    pub(super) fn exports(&self, stream: StreamIndex) -> bool {
+        if self.is_svc() {
+            self.exported != 0
+        } else {
+            self.exported & (1 << stream) != 0
+        }
+    }
+
+    /// A packet of a layer came; returns whether that layer is live again.
+    #[inline]
+    pub(super) fn note_packet(&mut self, now: Instant, layer: u8) -> bool {
+        if let Some(seen) = self.seen.get_mut(usize::from(layer)) {
+            *seen = Some(now);
+        }
+        let before = self.live;
+        self.live |= 1 << layer;
+        self.live != before
+    }
+
+    /// Updates which layers are live; returns whether that changed.
     pub(super) fn refresh_live(&mut self, now: Instant) -> bool {
         let before = self.live;
-        for (bit, stream) in self.streams.iter().enumerate() {
-            let stalled = stream.last_packet.is_none_or(|last| now >= last + STALL);
-            if stalled {
+        for (bit, seen) in self.seen.iter().enumerate() {
+            if seen.is_none_or(|last| now >= last + STALL) {
                 self.live &= !(1 << bit);
             }
         }

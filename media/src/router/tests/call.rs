@@ -185,6 +185,7 @@ impl Call {
                 payload(Codec::Opus, 120, None),
                 payload(Codec::Vp8, 100, Some(101)),
                 payload(Codec::H264, 102, Some(103)),
+                payload(Codec::Vp9, 104, Some(105)),
             ],
             extensions: SUBSCRIBER_IDS,
             target,
@@ -335,7 +336,7 @@ impl Encoder {
         }
     }
 
-    fn rtp(&mut self, header: &Header, rid: (u8, &str), payload: &[u8]) -> Vec<u8> {
+    pub(super) fn rtp(&mut self, header: &Header, rid: (u8, &str), payload: &[u8]) -> Vec<u8> {
         let mut packet = vec![0; 1500];
         let mut writer = Writer::new(&mut packet, header, Form::OneByte).unwrap();
         self.transport_seq = self.transport_seq.wrapping_add(1);
