@@ -77,6 +77,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         keys: ArcSwap::default(),
         rooms: rooms::Rooms::default(),
         tracks: edge::Tracks::default(),
+        transports: edge::Transports::default(),
         metrics,
     });
     tokio::spawn(control::follow_control(Arc::clone(&edge), messages));

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use proto::RoomName;
+use media::router::{TrackKey, TransportKey, TransportReport};
 use proto::control::control_message::Message as FromControl;
 use proto::control::{ControlMessage, Load, RoomPlan};
+use proto::{ParticipantSid, RoomName};
 use relay::control::{LoadMeter, Status, link_report};
 use relay::{MeshCommand, MeshEvent, MeshHandle, PeerInfo};
 use tokio::sync::mpsc;
@@ -75,40 +76,65 @@ fn take_plan(edge: &SharedEdge, plan: RoomPlan) {
 /// Hands events of the media plane and the mesh to the rooms until they end.
 pub async fn follow_plane(edge: SharedEdge, mut events: mpsc::Receiver<PlaneEvent>) {
     while let Some(event) = events.recv().await {
-        match event {
-            PlaneEvent::AudioLevel { track, level, .. } => {
-                to_track(
-                    &edge,
-                    track,
-                    Input::AudioLevel {
-                        track,
-                        level_dbov: level,
-                    },
-                );
-            }
-            PlaneEvent::Demand { track, streams } => {
-                if streams != 0 {
-                    to_track(&edge, track, Input::Demanded(track));
-                }
-            }
-            PlaneEvent::Mesh(event) => from_mesh(&edge, event),
-            PlaneEvent::StreamState {
-                transport,
-                track,
-                paused,
-            } => {
-                tracing::debug!(?transport, ?track, paused, "a subscription does not fit");
-            }
-            PlaneEvent::Reports(reports) => {
-                tracing::trace!(transports = reports.len(), "reports");
-            }
-            PlaneEvent::StreamStarted { track, stream } => {
-                tracing::debug!(?track, stream, "first packet of a stream");
-            }
-            PlaneEvent::SubscriptionStarted { transport, track } => {
-                tracing::debug!(?transport, ?track, "first packet to a subscriber");
-            }
+        from_plane(&edge, event);
+    }
+}
+
+fn from_plane(edge: &SharedEdge, event: PlaneEvent) {
+    match event {
+        PlaneEvent::AudioLevel { track, level, .. } => {
+            let level_dbov = level;
+            to_track(edge, track, Input::AudioLevel { track, level_dbov });
         }
+        PlaneEvent::Demand { track, streams } => {
+            to_track(edge, track, Input::Demand(track, streams));
+        }
+        PlaneEvent::Mesh(event) => from_mesh(edge, event),
+        PlaneEvent::StreamState {
+            transport,
+            track,
+            paused,
+        } => stream_state(edge, transport, (track, paused)),
+        PlaneEvent::Reports(reports) => spread_reports(edge, reports),
+        PlaneEvent::StreamStarted { track, stream } => {
+            tracing::debug!(?track, stream, "first packet of a stream");
+        }
+        PlaneEvent::SubscriptionStarted { transport, track } => {
+            tracing::debug!(?transport, ?track, "first packet to a subscriber");
+        }
+    }
+}
+
+fn stream_state(edge: &SharedEdge, transport: TransportKey, (track, paused): (TrackKey, bool)) {
+    let Some(owner) = edge.transports.owner(transport) else {
+        return;
+    };
+    let input = Input::StreamState {
+        participant: owner.participant,
+        track,
+        paused,
+    };
+    post(edge, &owner.room, Mail::Event(Box::new(input)));
+}
+
+/// Each room gets the reports on its participants as one mail.
+fn spread_reports(edge: &SharedEdge, reports: Vec<TransportReport>) {
+    let mut rooms: Vec<(Mailbox, Vec<(ParticipantSid, TransportReport)>)> = Vec::new();
+    for report in reports {
+        let Some(owner) = edge.transports.owner(report.transport) else {
+            continue;
+        };
+        let entry = (owner.participant, report);
+        match rooms
+            .iter_mut()
+            .find(|(room, _)| room.same_channel(&owner.room))
+        {
+            Some((_, entries)) => entries.push(entry),
+            None => rooms.push((owner.room, vec![entry])),
+        }
+    }
+    for (room, reports) in rooms {
+        post(edge, &room, Mail::Event(Box::new(Input::Reports(reports))));
     }
 }
 
@@ -148,7 +174,7 @@ fn from_mesh(edge: &SharedEdge, event: MeshEvent) {
     }
 }
 
-fn to_track(edge: &SharedEdge, track: media::router::TrackKey, input: Input) {
+fn to_track(edge: &SharedEdge, track: TrackKey, input: Input) {
     if let Some(room) = edge.tracks.room(track) {
         post(edge, &room, Mail::Event(Box::new(input)));
     }

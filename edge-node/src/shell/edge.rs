@@ -6,8 +6,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use livekit_protocol as lk;
-use media::router::TrackKey;
-use proto::{NodeId, RoomName};
+use media::router::{TrackKey, TransportKey};
+use proto::{NodeId, ParticipantSid, RoomName};
 use tokio::sync::mpsc;
 
 use super::media_plane::MediaPlane;
@@ -41,6 +41,8 @@ pub struct Edge {
     pub rooms: Rooms,
     /// Whose a track is.
     pub tracks: Tracks,
+    /// Whose a transport is.
+    pub transports: Transports,
     /// Counters of signalling.
     pub metrics: Metrics,
 }
@@ -116,6 +118,48 @@ impl Tracks {
     }
 }
 
+/// Whose a transport on the media plane is.
+#[derive(Debug, Default)]
+pub struct Transports {
+    owners: Mutex<HashMap<TransportKey, Owner>>,
+}
+
+/// A participant, and its room.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// The room.
+    pub room: mpsc::Sender<RoomMail>,
+    /// The participant.
+    pub participant: ParticipantSid,
+}
+
+impl Transports {
+    /// A transport of the participant.
+    pub fn insert(&self, transport: TransportKey, owner: Owner) {
+        self.owners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(transport, owner);
+    }
+
+    /// The transport is closed.
+    pub fn remove(&self, transport: TransportKey) {
+        self.owners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&transport);
+    }
+
+    /// Whose a transport is.
+    pub fn owner(&self, transport: TransportKey) -> Option<Owner> {
+        self.owners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&transport)
+            .cloned()
+    }
+}
+
 /// A shared edge.
 pub type SharedEdge = Arc<Edge>;
 
@@ -125,8 +169,8 @@ pub fn random() -> u64 {
 }
 
 /// A participant's session id.
-pub fn participant_sid() -> proto::ParticipantSid {
-    proto::ParticipantSid::from(format!("PA_{:012x}", random() >> 16))
+pub fn participant_sid() -> ParticipantSid {
+    ParticipantSid::from(format!("PA_{:012x}", random() >> 16))
 }
 
 /// Why a room could not be entered.

@@ -188,6 +188,12 @@ impl MediaPlane {
             .change(|wiring| wiring.set_target(transport, track, target));
     }
 
+    /// The receiver's own order of what it receives, for when not everything fits: 1 first, 0 = not said.
+    pub fn set_priority(&self, transport: TransportKey, track: TrackKey, priority: u8) {
+        self.plane
+            .change(|wiring| wiring.set_priority(transport, track, priority));
+    }
+
     /// A muted track is forwarded to nobody.
     pub fn set_muted(&self, track: TrackKey, muted: bool) {
         self.plane.change(|wiring| wiring.set_muted(track, muted));

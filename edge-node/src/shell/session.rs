@@ -11,7 +11,7 @@ use proto::RoomName;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::edge::{self, SharedEdge};
+use super::edge::{self, Owner, SharedEdge};
 use super::media_plane::{RemoteParameters, Transport, TransportEvent};
 use super::room::Mail as RoomMail;
 use super::rooms::Mailbox;
@@ -102,6 +102,13 @@ pub async fn run(start: Start) {
         peers.insert(Peer::Subscriber, open(&edge, Peer::Subscriber, &events));
     }
     drop(events);
+    for transport in peers.values() {
+        let owner = Owner {
+            room: room.clone(),
+            participant: config.sid.clone(),
+        };
+        edge.transports.insert(transport.key, owner);
+    }
     let local = peers
         .iter()
         .map(|(&peer, transport)| (peer, local(transport)))
@@ -291,18 +298,30 @@ impl Task {
             TransportEvent::DtlsConnected => self.input(Input::Connected(peer)),
             TransportEvent::IceConnected => {
                 if peer == self.core.downlink() {
-                    self.media_lost = false;
+                    self.set_media_lost(false);
                 }
             }
             TransportEvent::Data { label, payload } => self.input(Input::Data { label, payload }),
-            TransportEvent::Disconnected => self.media_lost |= peer == self.core.downlink(),
+            TransportEvent::Disconnected => {
+                if peer == self.core.downlink() {
+                    self.set_media_lost(true);
+                }
+            }
             TransportEvent::Failed { reason } => {
                 tracing::info!(?peer, %reason, participant_id = %self.core.sid(), "peer connection failed");
-                self.media_lost |= peer == self.core.downlink();
+                if peer == self.core.downlink() {
+                    self.set_media_lost(true);
+                }
             }
             TransportEvent::DataChannelOpen { label } => {
                 tracing::debug!(?peer, %label, "data channel open");
             }
+        }
+    }
+
+    fn set_media_lost(&mut self, lost: bool) {
+        if std::mem::replace(&mut self.media_lost, lost) != lost {
+            self.input(Input::MediaLost(lost));
         }
     }
 
@@ -401,6 +420,9 @@ impl Task {
             Output::Subscribe(track, config) => plane.subscribe(downlink.key, track, *config),
             Output::Unsubscribe(track) => plane.unsubscribe(downlink.key, track),
             Output::SetTarget(track, target) => plane.set_target(downlink.key, track, target),
+            Output::SetPriority(track, priority) => {
+                plane.set_priority(downlink.key, track, priority);
+            }
             Output::Data { reliable, payload } => {
                 downlink.send_data(if reliable { "_reliable" } else { "_lossy" }, payload);
             }
@@ -412,6 +434,9 @@ impl Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
+        for transport in self.peers.values() {
+            self.edge.transports.remove(transport.key);
+        }
         for track in self.core.published_keys() {
             self.edge.tracks.remove(track);
             self.edge.plane.remove_track(track);
