@@ -5,6 +5,7 @@ pub mod edge;
 pub mod http;
 pub mod media_plane;
 pub mod metrics;
+pub mod reports;
 pub mod room;
 pub mod rooms;
 pub mod session;
@@ -12,7 +13,7 @@ pub mod socket;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -31,6 +32,7 @@ use crate::config::Config;
 use edge::{Edge, SharedEdge};
 use media_plane::{MediaPlane, PlaneConfig};
 use metrics::Metrics;
+use reports::Reports;
 
 /// How long clients have to take their goodbye when the edge stops.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -45,9 +47,20 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     runtime::process::register(&registry).context("process metrics")?;
     let metrics = Metrics::register(&registry).context("metrics of signalling")?;
     let readiness = Readiness::new();
-    let admin = admin::serve(config.admin, registry.clone(), readiness.clone())
-        .await
-        .with_context(|| format!("admin listener on {}", config.admin))?;
+    let reports: Arc<Reports> = Arc::default();
+    let document = Arc::clone(&reports);
+    let media: admin::Document = (
+        "/debug/media",
+        Box::new(move || document.to_json(Instant::now())),
+    );
+    let admin = admin::serve_with(
+        config.admin,
+        registry.clone(),
+        readiness.clone(),
+        vec![media],
+    )
+    .await
+    .with_context(|| format!("admin listener on {}", config.admin))?;
     let listener = TcpListener::bind(config.http)
         .await
         .with_context(|| format!("signalling listener on {}", config.http))?;
@@ -77,7 +90,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         keys: ArcSwap::default(),
         rooms: rooms::Rooms::default(),
         tracks: edge::Tracks::default(),
-        transports: edge::Transports::default(),
+        reports,
         metrics,
     });
     tokio::spawn(control::follow_control(Arc::clone(&edge), messages));

@@ -97,7 +97,7 @@ impl Router {
     /// Changes the tables. Unknown keys are ignored: their owner is gone already.
     pub fn handle_command(&mut self, now: Instant, command: Command, out: &mut Output) {
         match command {
-            Command::AddTransport { transport, keys } => self.add_transport(transport, &keys),
+            Command::AddTransport { transport, keys } => self.add_transport(now, transport, &keys),
             Command::RemoveTransport { transport } => self.remove_transport(transport, out),
             Command::SetReceive { transport, receive } => self.set_receive(transport, *receive),
             Command::AddTrack { track, config } => self.add_track(now, track, config, out),
@@ -240,11 +240,11 @@ impl Router {
         &self.stats
     }
 
-    /// What a subscriber says it can receive in bit/s (REMB), once it did.
+    /// What the path to a subscriber carries in bit/s, once anything is known.
     #[must_use]
     pub fn estimate_bps(&self, transport: TransportKey) -> Option<u64> {
         let slot = self.transport_slots.get(&transport)?;
-        self.transports.get(*slot)?.egress.estimate_bps
+        self.transports.get(*slot)?.egress.budget_bps()
     }
 
     /// A random number (SplitMix64), good enough to start sequence numbers from.

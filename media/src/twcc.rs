@@ -1,7 +1,7 @@
 //! Transport-wide congestion control feedback
 //! (draft-holmer-rmcat-transport-wide-cc-extensions-01).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::rtcp;
 use crate::rtp::{extend, low16};
@@ -218,11 +218,11 @@ impl<'a> Feedback<'a> {
         })
     }
 
-    /// `(seq, arrival)` per covered packet: the arrival after the epoch of the reference time, or
-    /// `None` for a lost packet. Ends early when deltas are missing.
-    pub fn arrivals(&self) -> impl Iterator<Item = (u16, Option<Duration>)> + 'a {
+    /// `(seq, arrival)` per covered packet: microseconds from the reference time to the arrival,
+    /// or `None` for a lost packet. Ends early when deltas are missing.
+    pub fn arrivals(&self) -> impl Iterator<Item = (u16, Option<i64>)> + 'a {
         let mut deltas = self.deltas;
-        let mut at = i64::from(self.reference) * REFERENCE_US;
+        let mut at = 0;
         let base = self.base;
         self.chunks
             .chunks_exact(2)
@@ -242,12 +242,38 @@ impl<'a> Feedback<'a> {
                         deltas = rest;
                         i64::from(i16::from_be_bytes(*delta))
                     }
+                    // 3 is reserved: nothing is known of such a packet's arrival.
                     _ => return Some((base.wrapping_add(offset), None)),
                 };
                 at += ticks * DELTA_US;
-                let arrival = Duration::from_micros(u64::try_from(at).unwrap_or(0));
-                Some((base.wrapping_add(offset), Some(arrival)))
+                Some((base.wrapping_add(offset), Some(at)))
             })
+    }
+}
+
+/// Follows the reference times of one receiver over their wrap-around (every 12.4 days) and in any
+/// order.
+#[derive(Debug, Default)]
+pub struct ReferenceClock {
+    /// The latest reference time in units of 64 ms since the epoch of the first one.
+    latest: Option<i64>,
+}
+
+impl ReferenceClock {
+    /// The feedback's reference time in microseconds on the receiver's clock, which starts anywhere.
+    pub fn micros(&mut self, feedback: &Feedback<'_>) -> i64 {
+        let reference = i64::from(feedback.reference);
+        let latest = self.latest.unwrap_or(reference);
+        // The nearest of the values that have these 24 bits (section 3.1: a signed field).
+        let distance = (reference - latest) & 0xff_ffff;
+        let distance = if distance < 1 << 23 {
+            distance
+        } else {
+            distance - (1 << 24)
+        };
+        let extended = latest + distance;
+        self.latest = Some(latest.max(extended));
+        extended * REFERENCE_US
     }
 }
 
@@ -274,7 +300,7 @@ impl Chunk {
 
     fn len(self) -> usize {
         match self {
-            Self::RunLength { len, .. } => len.max(1),
+            Self::RunLength { len, .. } => len,
             Self::OneBit(_) => 14,
             Self::TwoBit(_) => 7,
         }

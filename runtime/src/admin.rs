@@ -1,4 +1,5 @@
-//! The admin listener of a role: `/metrics` (Prometheus text format 0.0.4), `/healthz` and `/readyz`.
+//! The admin listener of a role: `/metrics` (Prometheus text format 0.0.4), `/healthz`, `/readyz`, and JSON documents of the
+//! role's own.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -67,6 +68,9 @@ struct Served {
     readiness: Readiness,
 }
 
+/// A JSON document: its path, and what makes it anew for each request.
+pub type Document = (&'static str, Box<dyn Fn() -> String + Send + Sync>);
+
 /// Binds `address` and serves from a task of its own.
 ///
 /// # Errors
@@ -76,9 +80,22 @@ pub async fn serve(
     registry: Registry,
     readiness: Readiness,
 ) -> std::io::Result<AdminHandle> {
+    serve_with(address, registry, readiness, Vec::new()).await
+}
+
+/// [`serve`] with documents of the role's own.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn serve_with(
+    address: SocketAddr,
+    registry: Registry,
+    readiness: Readiness,
+    documents: Vec<Document>,
+) -> std::io::Result<AdminHandle> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    let app = Router::new()
+    let mut app = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| std::future::ready("ok\n")))
         .route("/readyz", get(ready))
@@ -86,6 +103,12 @@ pub async fn serve(
             registry,
             readiness,
         });
+    for (path, make) in documents {
+        let make: Arc<dyn Fn() -> String + Send + Sync> = Arc::from(make);
+        let answer =
+            move || std::future::ready(([(header::CONTENT_TYPE, "application/json")], make()));
+        app = app.route(path, get(answer));
+    }
     let task = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, app).await {
             tracing::warn!(%error, "admin listener ended");
@@ -130,7 +153,9 @@ mod tests {
         let registry = Registry::new();
         crate::process::register(&registry).unwrap();
         let readiness = Readiness::new();
-        let admin = serve("127.0.0.1:0".parse().unwrap(), registry, readiness.clone())
+        let documents: Vec<Document> = vec![("/debug/x", Box::new(|| "[1]".to_owned()))];
+        let address = "127.0.0.1:0".parse().unwrap();
+        let admin = serve_with(address, registry, readiness.clone(), documents)
             .await
             .unwrap();
         let address = admin.local_addr();
@@ -152,6 +177,11 @@ mod tests {
         );
         let text = request(address, "/metrics").await;
         assert!(text.contains("\nprocess_cpu_seconds_total "), "{text}");
+        let document = request(address, "/debug/x").await;
+        assert!(
+            document.contains("application/json") && document.ends_with("[1]"),
+            "{document}"
+        );
         assert!(request(address, "/else").await.starts_with("HTTP/1.1 404"));
         drop(admin);
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;

@@ -1,8 +1,9 @@
-//! Automation of the project: `cargo xtask check | tidy | bench | fuzz`.
+//! Automation of the project: `cargo xtask check | tidy | bench | scenario | fuzz`.
 
 mod bench;
 mod check;
 mod fuzz;
+mod scenario;
 mod tidy;
 mod workspace;
 
@@ -29,6 +30,13 @@ enum Command {
         /// Name of a bench target, for example `forward`
         name: String,
     },
+    /// Runs a scenario against a real mesh with real clients; the last line of output is JSON, the exit code 1 when
+    /// something did not hold
+    Scenario {
+        /// NAME [--short | --seconds N] [options of the scenario]; nothing for a list
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Runs every fuzz target for a while
     Fuzz {
         /// Seconds per target
@@ -45,6 +53,7 @@ fn main() -> ExitCode {
         Command::Check => check::run(),
         Command::Tidy => tidy::run(),
         Command::Bench { name } => bench::run(&name),
+        Command::Scenario { args } => scenario::run(&args),
         Command::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
     };
     match outcome {

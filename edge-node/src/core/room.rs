@@ -220,7 +220,7 @@ struct Participant {
 #[derive(Debug)]
 enum Home {
     /// Here.
-    Local(Local),
+    Local(Box<Local>),
     /// At another edge; its tracks may be restricted to some identities.
     Remote {
         origin: NodeId,

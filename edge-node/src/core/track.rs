@@ -142,7 +142,12 @@ pub fn announced_layers(info: &lk::TrackInfo, codec: Codec) -> &[lk::VideoLayer]
     let plain = &info.layers;
     let mime = mime(codec);
     let named = |c: &&lk::SimulcastCodecInfo| c.mime_type.eq_ignore_ascii_case(&mime);
-    match info.codecs.iter().find(named).or(info.codecs.first()) {
+    match info
+        .codecs
+        .iter()
+        .find(named)
+        .or_else(|| info.codecs.first())
+    {
         Some(codec) if !codec.layers.is_empty() => &codec.layers,
         _ => plain,
     }

@@ -1,5 +1,6 @@
 //! What the control plane, the mesh and the media plane say, handed to whom it concerns.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -89,53 +90,44 @@ fn from_plane(edge: &SharedEdge, event: PlaneEvent) {
         PlaneEvent::Demand { track, streams } => {
             to_track(edge, track, Input::Demand(track, streams));
         }
-        PlaneEvent::Mesh(event) => from_mesh(edge, event),
+        PlaneEvent::Mesh(event) => from_mesh(edge, *event),
         PlaneEvent::StreamState {
             transport,
             track,
             paused,
         } => stream_state(edge, transport, (track, paused)),
         PlaneEvent::Reports(reports) => spread_reports(edge, reports),
-        PlaneEvent::StreamStarted { track, stream } => {
-            tracing::debug!(?track, stream, "first packet of a stream");
-        }
-        PlaneEvent::SubscriptionStarted { transport, track } => {
-            tracing::debug!(?transport, ?track, "first packet to a subscriber");
+        event @ (PlaneEvent::StreamStarted { .. } | PlaneEvent::SubscriptionStarted { .. }) => {
+            tracing::debug!(?event, "first packet");
         }
     }
 }
 
 fn stream_state(edge: &SharedEdge, transport: TransportKey, (track, paused): (TrackKey, bool)) {
-    let Some(owner) = edge.transports.owner(transport) else {
+    let Some(owner) = edge.reports.owner(transport) else {
         return;
     };
     let input = Input::StreamState {
-        participant: owner.participant,
+        participant: owner.sid,
         track,
         paused,
     };
-    post(edge, &owner.room, Mail::Event(Box::new(input)));
+    to_room(edge, &owner.room, input);
 }
 
-/// Each room gets the reports on its participants as one mail.
+/// Each room gets the reports on its participants as one mail; the last ones are kept for the admin listener.
 fn spread_reports(edge: &SharedEdge, reports: Vec<TransportReport>) {
-    let mut rooms: Vec<(Mailbox, Vec<(ParticipantSid, TransportReport)>)> = Vec::new();
-    for report in reports {
-        let Some(owner) = edge.transports.owner(report.transport) else {
-            continue;
-        };
-        let entry = (owner.participant, report);
-        match rooms
-            .iter_mut()
-            .find(|(room, _)| room.same_channel(&owner.room))
-        {
-            Some((_, entries)) => entries.push(entry),
-            None => rooms.push((owner.room, vec![entry])),
+    let mut rooms: BTreeMap<RoomName, Vec<(ParticipantSid, TransportReport)>> = BTreeMap::new();
+    for report in &reports {
+        if let Some(owner) = edge.reports.owner(report.transport) {
+            let entry = (owner.sid, report.clone());
+            rooms.entry(owner.room).or_default().push(entry);
         }
     }
     for (room, reports) in rooms {
-        post(edge, &room, Mail::Event(Box::new(Input::Reports(reports))));
+        to_room(edge, &room, Input::Reports(reports));
     }
+    edge.reports.keep(std::time::Instant::now(), reports);
 }
 
 fn from_mesh(edge: &SharedEdge, event: MeshEvent) {

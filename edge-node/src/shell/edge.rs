@@ -6,12 +6,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use livekit_protocol as lk;
-use media::router::{TrackKey, TransportKey};
+use media::router::TrackKey;
 use proto::{NodeId, ParticipantSid, RoomName};
 use tokio::sync::mpsc;
 
 use super::media_plane::MediaPlane;
 use super::metrics::Metrics;
+use super::reports::Reports;
 use super::room::Mail as RoomMail;
 use super::rooms::Rooms;
 use crate::core::session::Now;
@@ -41,8 +42,8 @@ pub struct Edge {
     pub rooms: Rooms,
     /// Whose a track is.
     pub tracks: Tracks,
-    /// Whose a transport is.
-    pub transports: Transports,
+    /// How transports do.
+    pub reports: Arc<Reports>,
     /// Counters of signalling.
     pub metrics: Metrics,
 }
@@ -114,48 +115,6 @@ impl Tracks {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get(&track)
-            .cloned()
-    }
-}
-
-/// Whose a transport on the media plane is.
-#[derive(Debug, Default)]
-pub struct Transports {
-    owners: Mutex<HashMap<TransportKey, Owner>>,
-}
-
-/// A participant, and its room.
-#[derive(Debug, Clone)]
-pub struct Owner {
-    /// The room.
-    pub room: mpsc::Sender<RoomMail>,
-    /// The participant.
-    pub participant: ParticipantSid,
-}
-
-impl Transports {
-    /// A transport of the participant.
-    pub fn insert(&self, transport: TransportKey, owner: Owner) {
-        self.owners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(transport, owner);
-    }
-
-    /// The transport is closed.
-    pub fn remove(&self, transport: TransportKey) {
-        self.owners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&transport);
-    }
-
-    /// Whose a transport is.
-    pub fn owner(&self, transport: TransportKey) -> Option<Owner> {
-        self.owners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&transport)
             .cloned()
     }
 }

@@ -95,7 +95,7 @@ pub enum PlaneEvent {
     /// How the transports of one shard were doing in the last second.
     Reports(Vec<TransportReport>),
     /// `RoomState`, `RoomGone`, `Data`, `LinkUp` and `LinkDown` of the mesh, as they are.
-    Mesh(MeshEvent),
+    Mesh(Box<MeshEvent>),
 }
 
 /// Handle to the media plane; clones are one.

@@ -217,6 +217,7 @@ impl Task {
                     let config = track.config();
                     let name = (self.name.clone(), track.mesh_sid.clone(), origin);
                     self.edge.tracks.insert(track.key, self.mailbox.clone());
+                    self.edge.reports.name(track.key, track.sid.clone());
                     self.edge.plane.add_remote_track(track.key, name, config);
                 }
                 Output::RemoveRemoteTrack(track) => self.remove_track(track),
@@ -267,6 +268,7 @@ impl Task {
 
     fn remove_track(&self, track: TrackKey) {
         self.edge.tracks.remove(track);
+        self.edge.reports.forget(track);
         self.edge.plane.remove_track(track);
     }
 

@@ -11,8 +11,9 @@ use proto::RoomName;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::edge::{self, Owner, SharedEdge};
+use super::edge::{self, SharedEdge};
 use super::media_plane::{RemoteParameters, Transport, TransportEvent};
+use super::reports::Owner;
 use super::room::Mail as RoomMail;
 use super::rooms::Mailbox;
 use super::socket::{Received, Socket};
@@ -102,12 +103,14 @@ pub async fn run(start: Start) {
         peers.insert(Peer::Subscriber, open(&edge, Peer::Subscriber, &events));
     }
     drop(events);
-    for transport in peers.values() {
+    for (&peer, transport) in &peers {
         let owner = Owner {
-            room: room.clone(),
-            participant: config.sid.clone(),
+            room: grants.room.clone(),
+            identity: config.identity.clone(),
+            sid: config.sid.clone(),
+            peer,
         };
-        edge.transports.insert(transport.key, owner);
+        edge.reports.open(transport.key, owner);
     }
     let local = peers
         .iter()
@@ -406,6 +409,7 @@ impl Task {
             Output::Receive(receive) => plane.set_receive(uplink.key, receive),
             Output::Publish { track, sid, config } => {
                 self.edge.tracks.insert(track, self.room.clone());
+                self.edge.reports.name(track, sid.clone());
                 let config = TrackConfig {
                     source: Source::Local(uplink.key),
                     ..config
@@ -414,6 +418,7 @@ impl Task {
             }
             Output::Unpublish(track) => {
                 self.edge.tracks.remove(track);
+                self.edge.reports.forget(track);
                 plane.remove_track(track);
             }
             Output::SetMuted(track, muted) => plane.set_muted(track, muted),
@@ -435,10 +440,11 @@ impl Task {
 impl Drop for Task {
     fn drop(&mut self) {
         for transport in self.peers.values() {
-            self.edge.transports.remove(transport.key);
+            self.edge.reports.close(transport.key);
         }
         for track in self.core.published_keys() {
             self.edge.tracks.remove(track);
+            self.edge.reports.forget(track);
             self.edge.plane.remove_track(track);
         }
     }

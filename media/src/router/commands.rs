@@ -18,7 +18,7 @@ use crate::srtp::{Inbound, Outbound, SessionKeys};
 const FIRST_SEQ_MAX: u64 = 1 << 14;
 
 impl Router {
-    pub(super) fn add_transport(&mut self, key: TransportKey, keys: &SessionKeys) {
+    pub(super) fn add_transport(&mut self, now: Instant, key: TransportKey, keys: &SessionKeys) {
         if self.transport_slots.contains_key(&key) {
             return;
         }
@@ -29,7 +29,7 @@ impl Router {
         let entry = self.transports.vacant_entry();
         let slot = entry.key();
         let egress = Egress::new(key, slot, outbound);
-        entry.insert(Transport::new(inbound, egress, self.config.origin.0));
+        entry.insert(Transport::new(inbound, egress, now));
         self.transport_slots.insert(key, slot);
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::egress::Line;
+use super::report::DowntrackMeter;
 use super::track::Track;
 use super::{SendPayload, SenderClock, StreamIndex, SubscriptionConfig, Target};
 use crate::layer::Vp8;
@@ -49,6 +50,11 @@ pub(super) struct Downtrack {
     pub(super) last_sent: Option<Instant>,
     pub(super) reports: Reports,
     pub(super) rtt: Duration,
+    /// The receiver's reports told the round trip.
+    pub(super) rtt_measured: bool,
+    /// Since when nothing is sent because it does not fit the receiver's path.
+    pub(super) paused_since: Option<Instant>,
+    pub(super) meter: DowntrackMeter,
 }
 
 /// Sender reports of one subscription.
@@ -103,7 +109,18 @@ impl Downtrack {
                 last: None,
             },
             rtt: RTT_INITIAL,
+            rtt_measured: false,
+            paused_since: None,
+            meter: DowntrackMeter::default(),
         }
+    }
+
+    /// What is forwarded at the moment.
+    pub(super) fn sent(&self) -> Option<Target> {
+        self.current.map(|layer| Target {
+            layer,
+            temporal: self.temporal,
+        })
     }
 
     /// Stops forwarding; a later resume needs a keyframe.

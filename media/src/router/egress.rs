@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use super::report::Traffic;
 use super::{DropReason, ExtensionIds, SendArena, SubscriptionConfig, TransportKey};
 use crate::packet::{Extensions, Packet, form_for, write_extensions};
 use crate::rtcp;
@@ -101,6 +102,7 @@ pub(super) struct Egress {
     retired: BTreeMap<u32, u64>,
     /// What the peer says it can receive in bit/s (REMB); congestion control will refine it.
     pub(super) estimate_bps: Option<u64>,
+    pub(super) traffic: Traffic,
 }
 
 impl Egress {
@@ -113,7 +115,13 @@ impl Egress {
             rtx_credit: RTX_CREDIT_INITIAL,
             retired: BTreeMap::new(),
             estimate_bps: None,
+            traffic: Traffic::default(),
         }
+    }
+
+    /// Bit/s that may be sent; `None` while nothing is known about the path.
+    pub(super) fn budget_bps(&self) -> Option<u64> {
+        self.estimate_bps
     }
 
     /// Where the packet indices of `ssrc` go on; `fresh` for an SSRC not used before.
@@ -148,6 +156,7 @@ impl Egress {
             .map_err(|_| DropReason::Seal)?;
         arena.commit(self.slot, self.key, sealed);
         self.transport_seq = transport_seq.wrapping_add(1);
+        self.traffic.sent_bytes += sealed as u64;
         Ok(sealed)
     }
 
@@ -187,6 +196,7 @@ impl Egress {
         }
         if let Ok(sealed) = self.outbound.seal_rtcp(buffer, len) {
             arena.commit(self.slot, self.key, sealed);
+            self.traffic.sent_bytes += sealed as u64;
         }
     }
 }

@@ -163,12 +163,14 @@ impl Router {
             return;
         }
         downtrack.line.mid_known = true;
+        downtrack.meter.fraction_lost = block.fraction_lost;
         if let Some((middle, sent)) = downtrack.reports.last
             && middle == block.last_sr
         {
             let delay_us = u64::from(block.delay_since_last_sr) * 1_000_000 / 65_536;
             let since = now.saturating_duration_since(sent);
             downtrack.rtt = since.saturating_sub(Duration::from_micros(delay_us));
+            downtrack.rtt_measured = true;
         }
     }
 
@@ -177,9 +179,10 @@ impl Router {
         let Some(position) = self.downtrack_of(slot, ssrc) else {
             return;
         };
-        let Some(downtrack) = self.downtracks.get(position) else {
+        let Some(downtrack) = self.downtracks.get_mut(position) else {
             return;
         };
+        downtrack.meter.plis += 1;
         let Some(track) = self
             .tracks
             .get(downtrack.track)
@@ -187,8 +190,9 @@ impl Router {
         else {
             return;
         };
+        let track_slot = downtrack.track;
         if let Some(stream) = downtrack.current.or_else(|| downtrack.desired(track)) {
-            self.request_keyframe(now, downtrack.track, stream, out);
+            self.request_keyframe(now, track_slot, stream, out);
         }
     }
 

@@ -208,6 +208,7 @@ impl Router {
         };
         for seq in lost {
             stats.nacks_received += 1;
+            downtrack.meter.nacks += 1;
             let moment = Resend {
                 seq,
                 now_ms,
@@ -220,7 +221,10 @@ impl Router {
                 scratch,
                 out,
             ) {
-                Some(()) => stats.rtx_sent += 1,
+                Some(()) => {
+                    stats.rtx_sent += 1;
+                    downtrack.meter.rtx_packets += 1;
+                }
                 None => stats.rtx_refused += 1,
             }
         }
@@ -306,6 +310,7 @@ fn forward(
         .egress
         .send(&downtrack.line, &outgoing, &mut out.arena)?;
     transport.egress.earn(bytes);
+    downtrack.meter.bytes += bytes as u64;
     if let Some(history) = &mut downtrack.history {
         history.record(&sent, passing.stream, packet.seq, passing.now_ms);
     }
@@ -400,10 +405,11 @@ fn resend(
         payload,
         send_time,
     };
-    transport
+    let bytes = transport
         .egress
         .send(&downtrack.line, &outgoing, &mut out.arena)
         .ok()?;
+    downtrack.meter.bytes += bytes as u64;
     if uses_rtx {
         downtrack.next_rtx += 1;
     }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::demux::{Binding, Hints, find_payload};
 use super::reception::Reception;
+use super::report::UplinkMeter;
 use super::track::{Numbered, Track, Uplink};
 use super::{DropReason, Event, Output, ReceivePayload, Router, StreamIndex, Timer};
 use crate::layer::{Context, Reader};
@@ -37,6 +38,8 @@ struct Incoming<'a> {
     seq: u16,
     repaired: bool,
     payload: &'a [u8],
+    /// On the wire.
+    bytes: usize,
     view: View<'a>,
     elements: Elements<'a>,
 }
@@ -134,6 +137,7 @@ impl Router {
         }
         let Binding { stream, .. } = binding;
         let (track, transport) = (*track, slot);
+        let bytes = view.header_len() + view.payload().len() + usize::from(view.padding());
         let (view, elements) = (*view, elements);
         Ok(Incoming {
             track,
@@ -143,6 +147,7 @@ impl Router {
             seq,
             repaired,
             payload,
+            bytes,
             view,
             elements,
         })
@@ -242,6 +247,7 @@ impl Router {
             fir_seq: 0,
             reception: Reception::new(payload_type.clock_rate),
             reader: Reader::default(),
+            meter: UplinkMeter::default(),
         });
         if let Some(transport) = self.transports.get_mut(transport)
             && !transport.uplinks.contains(&(slot, stream))
@@ -276,11 +282,15 @@ impl Router {
                     self.stats.drop_packet(DropReason::Duplicate);
                     return None;
                 }
-                Receipt::Late { asked: true } => self.stats.recovered_packets += 1,
+                Receipt::Late { asked: true } => {
+                    self.stats.recovered_packets += 1;
+                    uplink.meter.repaired += 1;
+                }
                 Receipt::Late { asked: false } | Receipt::New => {}
             }
             due = nack.poll_timeout().filter(|_| wanted);
         }
+        uplink.meter.receive(incoming.bytes, timestamp);
         let context = Context {
             timestamp,
             marker: incoming.view.header.marker,

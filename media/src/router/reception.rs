@@ -1,6 +1,6 @@
 //! What a reception report says about a stream (RFC 3550 sections 6.4.1 and A.3, A.8).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::rtcp::ReportBlock;
 
@@ -55,6 +55,22 @@ impl Reception {
                 .saturating_sub(smoothed);
         }
         self.transit = Some(transit);
+    }
+
+    /// Packets expected and received since the start.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        let expected = if self.received == 0 {
+            0
+        } else {
+            (self.highest + 1).saturating_sub(self.base)
+        };
+        (expected, self.received)
+    }
+
+    /// Interarrival jitter (RFC 3550 section 6.4.1).
+    pub(super) fn jitter(&self) -> Duration {
+        let ticks = u64::from(self.jitter_16 >> 4);
+        Duration::from_micros(ticks * 1_000_000 / u64::from(self.clock_rate.max(1)))
     }
 
     pub(super) fn sender_report(&mut self, ntp: u64, now: Instant) {

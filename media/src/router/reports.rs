@@ -90,6 +90,7 @@ impl Router {
             let count = nack.collect(now, &mut lost);
             if let Some(lost) = lost.get(..count).filter(|lost| !lost.is_empty()) {
                 stats.nacks_sent += count as u64;
+                uplink.meter.nacks += count as u64;
                 let ssrc = uplink.ssrc;
                 transport.egress.send_rtcp(&mut out.arena, |writer| {
                     // At most 128 pairs of four bytes: it fits.

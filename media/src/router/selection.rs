@@ -147,6 +147,7 @@ impl Router {
             return;
         };
         self.stats.plis_sent += 1;
+        uplink.meter.plis += 1;
         publisher.egress.send_rtcp(&mut out.arena, |writer| {
             // A single packet fits.
             let _written = if uplink.pli {

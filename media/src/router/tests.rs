@@ -12,6 +12,7 @@ use call::{Call, Encoder, Received, high, is_pli, key, publish_audio, publish_vi
 
 mod call;
 mod repair;
+mod report;
 mod switching;
 
 fn seqs(media: &[Received]) -> Vec<u16> {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::lateness::Lateness;
 use super::reception::Reception;
+use super::report::UplinkMeter;
 use super::timers::Armed;
 use super::{Config, SenderClock, Source, StreamIndex, TrackConfig, TrackKey};
 use crate::layer::Reader;
@@ -200,6 +201,7 @@ pub(super) struct Uplink {
     pub(super) fir_seq: u8,
     pub(super) reception: Reception,
     pub(super) reader: Reader,
+    pub(super) meter: UplinkMeter,
 }
 
 /// Throttles keyframe requests for one stream: the first at once, then at most one per interval.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::StreamIndex;
 use super::demux::Demux;
 use super::egress::Egress;
+use super::report::Reported;
 use super::timers::Armed;
 use crate::srtp::Inbound;
 use crate::twcc;
@@ -33,6 +34,7 @@ pub(super) struct Transport {
     /// Sender reports, while it receives.
     pub(super) sender_report_due: Option<Instant>,
     pub(super) rate: ReceiveRate,
+    pub(super) reported: Reported,
 }
 
 /// What a transport publishes, for REMB.
@@ -61,6 +63,7 @@ impl Transport {
                 bytes: 0,
                 since: now,
             },
+            reported: Reported::new(now),
         }
     }
 

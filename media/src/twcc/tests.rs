@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -12,7 +14,7 @@ fn start() -> Instant {
 }
 
 /// Everything that the receiver has to report, as `(seq, arrival in ticks of 250 us)`.
-fn report(receiver: &mut Receiver) -> Vec<(u16, Option<u128>)> {
+fn report(receiver: &mut Receiver) -> Vec<(u16, Option<i64>)> {
     let mut reported = Vec::new();
     while receiver.is_due() {
         let mut out = [0; 1200];
@@ -24,7 +26,8 @@ fn report(receiver: &mut Receiver) -> Vec<(u16, Option<u128>)> {
                 panic!("{packet:?}")
             };
             let feedback = Feedback::parse(body).unwrap();
-            let ticks = |at: Duration| at.as_micros() / 250;
+            let reference = i64::from(feedback.reference) * 64_000;
+            let ticks = |at: i64| (reference + at) / 250;
             reported.extend(feedback.arrivals().map(|(seq, at)| (seq, at.map(ticks))));
         }
     }
@@ -64,6 +67,81 @@ fn a_pause_longer_than_a_delta_starts_another_packet() {
     assert_eq!(report(&mut receiver), [(1, Some(4000)), (2, Some(240_000))]);
 }
 
+/// A feedback body with these chunks and deltas.
+fn body(base: u16, count: u16, reference: u32, rest: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend(base.to_be_bytes());
+    body.extend(count.to_be_bytes());
+    body.extend(&reference.to_be_bytes()[1..]);
+    body.push(7);
+    body.extend(rest);
+    body
+}
+
+#[test]
+fn every_kind_of_chunk_is_read() {
+    let rest = [
+        0b0010_0000,
+        3, // run of three small deltas
+        0b0000_0000,
+        2, // run of two lost
+        0b1010_0000,
+        1, // one-bit vector: received, 12 lost, received
+        0b1101_1000,
+        0, // two-bit vector: small, large, five lost
+        4,
+        0,
+        1, // deltas of the run
+        2,
+        3, // of the one-bit vector
+        8,
+        0xff,
+        0xfe, // small, then minus two ticks
+    ];
+    let body = body(0xfffe, 26, 5, &rest);
+    let feedback = Feedback::parse(&body).unwrap();
+    let arrived: Vec<_> = feedback
+        .arrivals()
+        .filter_map(|(seq, at)| Some((seq, at? / 250)))
+        .collect();
+    assert_eq!(
+        arrived,
+        [
+            (0xfffe, 4),
+            (0xffff, 4),
+            (0, 5),
+            (3, 7),
+            (16, 10),
+            (17, 18),
+            (18, 16)
+        ]
+    );
+    assert_eq!(feedback.arrivals().count(), 26);
+}
+
+#[test]
+fn a_feedback_without_its_chunks_is_malformed() {
+    assert!(Feedback::parse(&body(1, 8, 0, &[0x20, 7])).is_none());
+    assert!(Feedback::parse(&body(1, 7, 0, &[0x20])).is_none());
+    // Deltas are missing: what is there counts.
+    let cut = body(1, 3, 0, &[0x20, 3, 9]);
+    let feedback = Feedback::parse(&cut).unwrap();
+    assert_eq!(feedback.arrivals().collect::<Vec<_>>(), [(1, Some(2250))]);
+}
+
+#[test]
+fn reference_times_wrap_and_come_in_any_order() {
+    let mut clock = ReferenceClock::default();
+    let mut units = |reference| {
+        let body = body(1, 1, reference, &[0x20, 1, 0]);
+        clock.micros(&Feedback::parse(&body).unwrap()) / 64_000
+    };
+    assert_eq!(units(0xff_fffe), 0xff_fffe);
+    assert_eq!(units(1), 0x100_0001);
+    assert_eq!(units(0xff_ffff), 0xff_ffff);
+    assert_eq!(units(2), 0x100_0002);
+}
+
 proptest! {
     #[test]
     fn every_arrival_is_reported_in_time(
@@ -79,7 +157,7 @@ proptest! {
             seq = seq.wrapping_add(step);
             at += pause;
             receiver.record(seq, origin + Duration::from_micros(at));
-            expected.push((seq, u128::from(at / 250)));
+            expected.push((seq, i64::try_from(at / 250).unwrap()));
             if i % 300 == 299 {
                 reported.extend(report(&mut receiver));
             }

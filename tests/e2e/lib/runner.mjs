@@ -1,10 +1,13 @@
-// Runs the cases named on the command line, or all, and closes with `N passed, N failed`.
+// Runs the cases named on the command line, or all with the scenarios in their short form, and closes with
+// `N passed, N failed`. With `--scenario NAME` runs that scenario and closes with its one JSON line.
 import { appendFileSync, existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
 import { Case } from './case.mjs';
 import { Mesh, meshKey } from './mesh.mjs';
 import { sleep } from './check.mjs';
+import { asCase, loadScenarios } from './scenario.mjs';
 
 const CASES = fileURLToPath(new URL('../cases/', import.meta.url));
 /** Steady media is watched for this long unless E2E_SECONDS says otherwise. */
@@ -12,11 +15,12 @@ const SECONDS_DEFAULT = 4;
 /** A case may take this much longer than the media that it watches. */
 const CASE_MARGIN_S = 120;
 
-/** The modules of all cases by name, in the order they run. */
+/** All cases, scenarios among them, in the order they run. */
 async function loadCases() {
   const files = readdirSync(CASES).filter((file) => file.endsWith('.mjs')).sort();
   const modules = await Promise.all(files.map((file) => import(join(CASES, file))));
-  const cases = files.map((file, index) => ({ name: basename(file, '.mjs'), ...modules[index].default }));
+  const named = files.map((file, index) => ({ name: basename(file, '.mjs'), ...modules[index].default }));
+  const cases = [...named, ...(await loadScenarios()).map((one) => asCase(one))];
   return cases.sort((a, b) => (a.order ?? 50) - (b.order ?? 50));
 }
 
@@ -46,20 +50,22 @@ function report(line) {
 
 async function runCase(definition, mesh, environment) {
   const log = (line) => appendFileSync(join(environment.logs, `${definition.name}.log`), `${line}\n`);
-  const one = new Case({ name: definition.name, mesh, seconds: environment.seconds, environment, log });
+  const open = definition.open ?? ((fields) => new Case(fields));
+  const one = open({ name: definition.name, mesh, seconds: environment.seconds, environment, log });
+  const label = definition.label ?? 'case';
   const started = Date.now();
   const seconds = () => Math.round((Date.now() - started) / 100) / 10;
-  const limit = environment.seconds * (definition.watches ?? 4) + CASE_MARGIN_S;
+  const limit = (definition.seconds ?? environment.seconds) * (definition.watches ?? 4) + CASE_MARGIN_S;
   let timer;
   const late = new Promise((_, reject) => {
     timer = setTimeout(() => reject(new Error(`took longer than ${limit} s`)), limit * 1000);
   });
   try {
     const figures = await Promise.race([definition.run(one), late]);
-    return report({ case: definition.name, ok: true, took_s: seconds(), ...figures });
+    return report({ [label]: definition.name, ok: true, took_s: seconds(), ...figures });
   } catch (error) {
     log(error.stack);
-    return report({ case: definition.name, ok: false, took_s: seconds(), error: error.message, mesh_log: mesh.logFile });
+    return report({ [label]: definition.name, ok: false, took_s: seconds(), error: error.message, mesh_log: mesh.logFile });
   } finally {
     clearTimeout(timer);
     await one.close();
@@ -74,7 +80,7 @@ async function runGroup(group, index, environment) {
     for (const definition of group) results.push(await runCase(definition, mesh, environment));
   } catch (error) {
     for (const definition of group.slice(results.length)) {
-      results.push(report({ case: definition.name, ok: false, error: error.message }));
+      results.push(report({ [definition.label ?? 'case']: definition.name, ok: false, error: error.message }));
     }
   } finally {
     const stopped = await mesh?.stop();
@@ -99,22 +105,62 @@ function readEnvironment() {
   };
 }
 
-async function main() {
-  const cases = selectCases(await loadCases(), process.argv.slice(2));
-  const environment = readEnvironment();
+/** Leaves out what this machine cannot run, and says so. */
+function possible(cases) {
+  const impossible = cases.filter((one) => one.lacking);
+  for (const one of impossible) console.error(`${one.name} is left out: it ${one.lacking}`);
+  return cases.filter((one) => !one.lacking);
+}
+
+/** Runs all; returns which held. */
+async function runAll(cases, environment) {
   console.error(`logs: ${environment.logs}`);
   const results = [];
-  const finish = async () => {
-    await environment.browser?.close();
-    const failed = results.filter((ok) => !ok).length;
-    console.log(`${results.length - failed} passed, ${failed} failed`);
-    return failed;
-  };
   for (const [index, group] of groupByMesh(cases).entries()) {
     results.push(...(await runGroup(group, index, environment)));
   }
-  const failed = await Promise.race([finish(), sleep(15_000).then(() => 1)]);
-  process.exit(failed > 0 ? 1 : 0);
+  await Promise.race([environment.browser?.close(), sleep(15_000)]);
+  return results;
 }
 
-await main();
+async function runCases(names) {
+  const chosen = selectCases(await loadCases(), names);
+  const cases = possible(chosen);
+  const results = await runAll(cases, readEnvironment());
+  const failed = results.filter((ok) => !ok).length;
+  const left = chosen.length > cases.length ? `, ${chosen.length - cases.length} left out` : '';
+  console.log(`${results.length - failed} passed, ${failed} failed${left}`);
+  return failed === 0;
+}
+
+/** `--scenario NAME [--short | --seconds N] [options of the scenario]`, or a list without a name. */
+async function runScenario([name, ...rest]) {
+  const scenarios = await loadScenarios();
+  const found = scenarios.find((one) => one.name === name);
+  if (!found) {
+    const list = scenarios.map((one) => `  ${one.name.padEnd(16)} ${one.about}`).join('\n');
+    if (name) console.error(`no such scenario: ${name}; there are:`);
+    console.log(list);
+    return !name;
+  }
+  const own = { short: { type: 'boolean' }, seconds: { type: 'string' } };
+  const { values } = parseArgs({ args: rest, options: { ...found.options, ...own }, strict: true });
+  const args = Object.entries(values).filter(([key]) => !(key in own)).map(([key, value]) => (value === true ? `--${key}` : `--${key}=${value}`));
+  const seconds = values.seconds === undefined ? undefined : Number(values.seconds);
+  const one = asCase(found, { short: values.short ?? false, seconds, args });
+  if (one.lacking) throw new Error(`${name} ${one.lacking}`);
+  const results = await runAll([one], readEnvironment());
+  return results.every((ok) => ok);
+}
+
+async function main([first, ...rest]) {
+  try {
+    const held = first === '--scenario' ? await runScenario(rest) : await runCases(first ? [first, ...rest] : []);
+    process.exit(held ? 0 : 1);
+  } catch (error) {
+    console.error(error.message);
+    process.exit(64);
+  }
+}
+
+await main(process.argv.slice(2));

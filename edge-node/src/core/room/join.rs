@@ -42,7 +42,7 @@ impl Room {
             identity: join.grants.identity.clone(),
             tracks: BTreeMap::new(),
             permission: None,
-            home: Home::Local(Local {
+            home: Home::Local(Box::new(Local {
                 permissions: join.grants.permissions,
                 auto_subscribe: join.auto_subscribe,
                 asked: BTreeMap::new(),
@@ -52,7 +52,7 @@ impl Room {
                 backup_asked: BTreeSet::new(),
                 paused: BTreeSet::new(),
                 quality: Quality::default(),
-            }),
+            })),
         };
         self.participants.insert(sid.clone(), participant);
         let response = self.join_response(&sid, dual);

@@ -83,7 +83,7 @@ impl Session {
             self.unpublish(now, &sid);
         }
         for published in negotiated.published {
-            self.publish(now, published);
+            self.publish(now, &published);
         }
         self.outputs.push_back(Output::Receive(negotiated.receive));
         self.bind(negotiated.bound);

@@ -197,10 +197,10 @@ impl Session {
     }
 
     /// A negotiation placed a publication: the first time, the plane and the room learn of it.
-    pub(super) fn publish(&mut self, now: Now, published: Published) {
+    pub(super) fn publish(&mut self, now: Now, published: &Published) {
         let owner = self.config.sid.clone();
         let Some(announced) = self.publishing.find(published.sid.as_str()) else {
-            return self.publish_second(now, &published);
+            return self.publish_second(now, published);
         };
         if announced.live.is_some() {
             return;
@@ -208,7 +208,7 @@ impl Session {
         announced.info.mid.clone_from(&published.mid);
         set_mime(&mut announced.info, published.codec);
         let key = announced.publication.key;
-        let track = Arc::new(live_track(owner, &announced.info, (key, &published)));
+        let track = Arc::new(live_track(owner, &announced.info, (key, published)));
         let layers = track.layers();
         announced.live = Some(Live {
             track,

@@ -1,8 +1,11 @@
 //! The media plane's metrics.
 
+mod quality;
+
 use crate::core::ice;
 use media::router::Stats;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use quality::Quality;
 use std::time::Duration;
 
 /// From 25 µs, below what a wake-up costs, to 100 ms, which is a stall.
@@ -26,6 +29,8 @@ pub(super) struct Metrics {
     tcp_refused: IntCounterVec,
     /// Transports that are open.
     pub(super) transports: IntGauge,
+    /// How calls are.
+    pub(super) quality: Quality,
 }
 
 impl Metrics {
@@ -58,6 +63,7 @@ impl Metrics {
             )?,
             tcp_refused: vector("tcp_refused", "ICE-TCP connections refused.", "reason")?,
             transports: IntGauge::new("antipode_edge_transports", "Transports that are open.")?,
+            quality: Quality::new(registry)?,
         };
         metrics.register(registry)?;
         Ok(metrics)

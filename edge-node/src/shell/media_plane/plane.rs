@@ -171,6 +171,7 @@ pub(super) fn start(
         .context("starting the mesh worker")?;
 
     let (shard_events, shard_event_end) = mpsc::channel(EVENTS);
+    let (events, event_end) = mpsc::channel(PLANE_EVENTS);
     let mut shards = Vec::new();
     for (index, ((inlets, outlets), bell)) in inlets.into_iter().zip(outlets).zip(bells).enumerate()
     {
@@ -185,11 +186,11 @@ pub(super) fn start(
             },
             bell,
             events: shard_events.clone(),
+            news: events.clone(),
             metrics: metrics.clone(),
         };
         shards.push(shard::spawn(spawn, shutdown.clone())?);
     }
-    let (events, event_end) = mpsc::channel(PLANE_EVENTS);
     let wired = Wired {
         wiring: Wiring::default(),
         next_transport: 0,

@@ -6,6 +6,7 @@
 mod ports;
 mod worker;
 
+use super::PlaneEvent;
 use super::dtls::Identity;
 use super::mesh_sink::Outlet;
 use super::metrics::Metrics;
@@ -157,6 +158,8 @@ pub(super) struct Spawn {
     pub(super) rings: Rings,
     pub(super) bell: Arc<Bell>,
     pub(super) events: mpsc::Sender<(usize, Event)>,
+    /// Takes reports past the tables, which have no use for them.
+    pub(super) news: mpsc::Sender<PlaneEvent>,
     pub(super) metrics: Metrics,
 }
 

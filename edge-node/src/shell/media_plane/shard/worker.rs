@@ -1,5 +1,6 @@
 //! The shard's loop.
 
+use super::super::PlaneEvent;
 use super::super::metrics::Metrics;
 use super::super::peer;
 use super::super::wiring::Fan;
@@ -51,6 +52,7 @@ pub(super) struct Shard {
     peers: HashMap<TransportKey, mpsc::Sender<peer::Input>>,
     fans: HashMap<TrackKey, Fan>,
     events: mpsc::Sender<(usize, Event)>,
+    news: mpsc::Sender<PlaneEvent>,
     metrics: Metrics,
     /// Arrival of the oldest packet since the last flush.
     oldest: Option<Instant>,
@@ -78,6 +80,7 @@ impl Shard {
             peers: HashMap::new(),
             fans: HashMap::new(),
             events: spawn.events,
+            news: spawn.news,
             metrics: spawn.metrics,
             oldest: None,
             flush_due: None,
@@ -140,7 +143,7 @@ impl Shard {
         }
         if self.next_stats <= now {
             self.next_stats = now + STATS_INTERVAL;
-            self.publish_stats();
+            self.publish_stats(now);
         }
     }
 
@@ -426,7 +429,12 @@ impl Shard {
         }
     }
 
-    fn publish_stats(&mut self) {
+    fn publish_stats(&mut self, now: Instant) {
+        let reports = self.router.reports(now);
+        self.metrics.quality.observe(&reports, STATS_INTERVAL);
+        if !reports.is_empty() && self.news.try_send(PlaneEvent::Reports(reports)).is_err() {
+            self.metrics.queue_dropped("reports", 1);
+        }
         let (router, ice) = (self.router.stats(), self.ice.stats());
         self.metrics.add_router(&self.stats.0, router);
         self.metrics.add_ice(self.stats.1, ice);

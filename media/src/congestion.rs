@@ -1,0 +1,525 @@
+//! How much a transport may send: Google congestion control (draft-ietf-rmcat-gcc-02, and what
+//! libwebrtc does since), pure.
+//!
+//! Feedback tells when each packet arrived. The spacing of packet groups at both ends gives the slope of
+//! the queueing delay ([`trendline`]), which moves an estimate up or down ([`aimd`]); losses that the rate
+//! causes cap it ([`loss`]); probes, short bursts at a higher rate, find what is free ([`probe`],
+//! [`cluster`]).
+
+mod acked;
+mod aimd;
+mod alr;
+mod arrival;
+mod cluster;
+mod history;
+mod loss;
+mod probe;
+mod trendline;
+
+use std::time::{Duration, Instant};
+
+pub use probe::Probe;
+
+use crate::twcc::{Feedback, ReferenceClock};
+use acked::AckedRate;
+use aimd::{Aimd, Sample};
+use alr::AppLimited;
+use arrival::{Groups, Timing};
+use cluster::Clusters;
+use history::{History, Reported};
+use loss::{LossModel, Observation};
+use probe::{Conditions, Prober};
+use trendline::{Trendline, Usage};
+
+/// Microseconds since some epoch, or between two times.
+type Micros = i64;
+
+/// Weight of a new round trip in the smoothed one (RFC 6298 section 2).
+const RTT_WEIGHT: f64 = 0.125;
+
+/// Round trip before one is measured, as in libwebrtc.
+const RTT_US: Micros = 200_000;
+
+/// Delay filters start again after a pause of this length: libwebrtc's `kStreamTimeOut`.
+const STREAM_TIMEOUT_US: Micros = 2_000_000;
+
+/// Feedback is missing two round trips and this long after the packet: the longest interval of
+/// feedback that receivers use (250 ms) twice.
+const FEEDBACK_LATE_US: Micros = 500_000;
+
+/// Share of the estimate that is kept each time that feedback is missing (TCP's answer to a timeout,
+/// RFC 5681 section 3.1, and RFC 8083's reason to stop).
+const UNHEARD: f64 = 0.5;
+
+/// An estimate that nothing confirmed for this long halves towards the start rate, each time: paths change
+/// (RFC 7661 section 4.4 gives up what was not used for some time).
+const STALE_US: Micros = 30_000_000;
+
+/// How much faster than the estimate the pacer may send: frames come in bursts, and what waits in the
+/// pacer is late (libwebrtc's `kDefaultPaceMultiplier`).
+const PACE: f64 = 2.5;
+
+/// What a controller starts from.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// Estimate before anything is measured, in bit/s: 1 Mbit/s, a 540p video, unless set.
+    pub start_bps: u64,
+    /// Least estimate in bit/s: 30 kbit/s, one voice, unless set.
+    pub min_bps: u64,
+    /// Highest estimate in bit/s: 100 Mbit/s unless set.
+    pub max_bps: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            start_bps: 1_000_000,
+            min_bps: 30_000,
+            max_bps: 100_000_000,
+        }
+    }
+}
+
+/// What a controller knows, for people.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Stats {
+    /// What may be sent, in bit/s.
+    pub target_bps: u64,
+    /// What the delay allows, in bit/s.
+    pub delay_bps: u64,
+    /// What the losses allow, in bit/s; `None` for no limit.
+    pub loss_bps: Option<u64>,
+    /// What arrives, in bit/s.
+    pub acked_bps: Option<u64>,
+    /// What the path carried when it was last full, in bit/s.
+    pub capacity_bps: Option<u64>,
+    /// Share of packets that get lost at any rate.
+    pub inherent_loss: f32,
+    /// The sender has less to send than it may.
+    pub app_limited: bool,
+    /// Feedback messages taken.
+    pub feedbacks: u64,
+    /// Times that the queue was found growing.
+    pub overuses: u64,
+    /// Times that feedback was missing.
+    pub timeouts: u64,
+    /// Probes handed out.
+    pub probes: u64,
+    /// Probes that measured a rate.
+    pub probes_measured: u64,
+}
+
+/// Estimates what one transport may send.
+#[derive(Debug)]
+pub struct Controller {
+    origin: Instant,
+    config: Config,
+    history: History,
+    reference: ReferenceClock,
+    groups: Groups,
+    trendline: Trendline,
+    acked: AckedRate,
+    aimd: Aimd,
+    loss: LossModel,
+    limited: AppLimited,
+    prober: Prober,
+    clusters: Clusters,
+    remb_bps: Option<f64>,
+    /// Round trip in microseconds, smoothed.
+    rtt_us: Option<f64>,
+    /// The first packet after the last feedback was sent at this time.
+    waiting_since: Option<Micros>,
+    sent_at: Option<Micros>,
+    /// When the last feedback or report came.
+    heard_at: Option<Micros>,
+    /// Bits and packets sent in all, and at the last report of a peer without feedback.
+    sent: (f64, f64),
+    sent_before: (f64, f64, Micros),
+    has_feedback: bool,
+    stats: Stats,
+}
+
+impl Controller {
+    /// Nothing sent yet.
+    #[must_use]
+    pub fn new(config: &Config, now: Instant) -> Self {
+        let start = config.start_bps as f64;
+        let range = (config.min_bps as f64, config.max_bps as f64);
+        Self {
+            origin: now,
+            config: *config,
+            history: History::new(),
+            reference: ReferenceClock::default(),
+            groups: Groups::default(),
+            trendline: Trendline::new(),
+            acked: AckedRate::default(),
+            aimd: Aimd::new(start, range),
+            loss: LossModel::new(),
+            limited: AppLimited::new(0, whole_micros(start)),
+            prober: Prober::new(),
+            clusters: Clusters::default(),
+            remb_bps: None,
+            rtt_us: None,
+            waiting_since: None,
+            sent_at: None,
+            heard_at: None,
+            sent: (0.0, 0.0),
+            sent_before: (0.0, 0.0, 0),
+            has_feedback: false,
+            stats: Stats::default(),
+        }
+    }
+
+    /// A packet of `bytes` on the wire was sent; `probe` when it belongs to one. Does not allocate.
+    #[inline]
+    pub fn packet_sent(&mut self, now: Instant, seq: u16, bytes: usize, probe: Option<u32>) {
+        let now = self.micros(now);
+        if self.sent_at.is_none() {
+            self.prober.start(self.conditions(now));
+        }
+        self.sent_at = Some(now);
+        self.waiting_since.get_or_insert(now);
+        let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
+        self.sent.0 += f64::from(bytes) * 8.0;
+        self.sent.1 += 1.0;
+        self.history
+            .push(now, seq, bytes, probe.map_or(0, History::probe_mark));
+        self.limited.sent(now, bytes);
+    }
+
+    /// Transport-wide feedback came.
+    pub fn feedback(&mut self, now: Instant, feedback: &Feedback<'_>) {
+        let now = self.micros(now);
+        self.restart_after_pause(now);
+        let reference = self.reference.micros(feedback);
+        let mut newest_sent = None;
+        for (seq, arrival) in feedback.arrivals() {
+            let Some(packet) = self.history.report(now, seq, arrival.is_some()) else {
+                continue;
+            };
+            let arrival = arrival.map(|arrival| Timing {
+                sent_at: packet.sent_at,
+                arrived_at: reference + arrival,
+                reported_at: now,
+            });
+            if arrival.is_some() && packet.is_newest {
+                newest_sent = Some(packet.sent_at);
+            }
+            self.take(now, &packet, arrival);
+        }
+        self.history.make_room();
+        if let Some(sent_at) = newest_sent {
+            self.measured_rtt(now - sent_at);
+        }
+        self.heard(now);
+        self.has_feedback = true;
+        self.stats.feedbacks += 1;
+        self.update(now);
+    }
+
+    /// A receiver report block came: `fraction_lost` in 1/256 since the last one, `rtt` zero when it
+    /// is not known. Peers without transport-wide feedback are estimated by it.
+    pub fn report(&mut self, now: Instant, fraction_lost: u8, rtt: Duration) {
+        let now = self.micros(now);
+        if !rtt.is_zero() {
+            self.measured_rtt(micros(rtt));
+        }
+        if self.has_feedback {
+            // The path works, even if feedback gets lost.
+            self.heard(now);
+            return;
+        }
+        let (bits, packets, at) = self.sent_before;
+        let elapsed = now - at;
+        if elapsed < STREAM_TIMEOUT_US / 8 && self.heard_at.is_some() {
+            // Another block of the same time.
+            return;
+        }
+        self.sent_before = (self.sent.0, self.sent.1, now);
+        self.heard(now);
+        let loss = f64::from(fraction_lost) / 256.0;
+        let packets = self.sent.1 - packets;
+        let bps = (self.sent.0 - bits) / seconds(elapsed).max(1e-3);
+        self.loss.observe(Observation {
+            packets,
+            lost: packets * loss,
+            bps,
+        });
+        self.aimd.increase(self.sample(now, Some(bps)));
+        self.loss.forget_above(self.aimd.bps());
+        self.apply();
+    }
+
+    /// A REMB came: the receiver's own estimate, which caps ours. A peer that sends no transport-wide
+    /// feedback is believed.
+    pub fn remb(&mut self, now: Instant, bps: u64) {
+        let now = self.micros(now);
+        self.remb_bps = Some(bps as f64);
+        if !self.has_feedback {
+            self.aimd.set(now, bps as f64);
+        }
+        self.heard(now);
+        self.apply();
+    }
+
+    /// Says how much could be used in all if there were room, in bit/s: more than the target drives probing,
+    /// zero or less than the target ends it.
+    pub fn set_wanted(&mut self, now: Instant, bps: u64) {
+        let now = self.micros(now);
+        self.prober.set_wanted(bps as f64);
+        if self.has_feedback && self.is_sending(now) {
+            self.prober.tick(self.conditions(now));
+        }
+    }
+
+    /// What may be sent in bit/s; `None` until the peer told anything of the path: peers that never do are
+    /// not limited.
+    #[must_use]
+    pub fn target_bps(&self) -> Option<u64> {
+        self.heard_at.map(|_| whole_bits(self.target()))
+    }
+
+    /// Rate of the pacer in bit/s.
+    #[must_use]
+    pub fn pacing_bps(&self) -> u64 {
+        whole_bits(self.target() * PACE)
+    }
+
+    /// A probe to send now. Only for peers that negotiated transport-wide feedback: nobody else measures it.
+    pub fn poll_probe(&mut self) -> Option<Probe> {
+        let probe = self.prober.poll()?;
+        self.clusters
+            .expect(self.sent_at.unwrap_or_default(), &probe);
+        self.stats.probes += 1;
+        Some(probe)
+    }
+
+    /// Smoothed round trip; zero until measured.
+    #[must_use]
+    pub fn rtt(&self) -> Duration {
+        let micros = self.rtt_us.map_or(0, whole_bits);
+        Duration::from_micros(micros)
+    }
+
+    /// Share of packets lost lately, before repair.
+    #[must_use]
+    pub fn loss(&self) -> f32 {
+        ratio(self.loss.shown())
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called: feedback will be missing then.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let at = self.waiting_since? + self.patience();
+        let at = u64::try_from(at).ok()?;
+        self.has_feedback
+            .then(|| self.origin + Duration::from_micros(at))
+    }
+
+    /// Backs off when feedback is missing: the path may be lost, and what is sent then fills its queue.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let now = self.micros(now);
+        let Some(since) = self.waiting_since.filter(|_| self.has_feedback) else {
+            return;
+        };
+        if now - since < self.patience() {
+            return;
+        }
+        self.waiting_since = Some(now);
+        self.stats.timeouts += 1;
+        let before = self.target();
+        self.aimd.set(now, before * UNHEARD);
+        self.apply();
+        self.prober.decreased(self.conditions(now), before);
+    }
+
+    /// What is known.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            target_bps: whole_bits(self.target()),
+            delay_bps: whole_bits(self.aimd.bps()),
+            loss_bps: self.loss.limit_bps().map(whole_bits),
+            acked_bps: self.acked.bps().map(whole_bits),
+            capacity_bps: self.aimd.capacity_bps().map(whole_bits),
+            inherent_loss: ratio(self.loss.inherent()),
+            app_limited: self
+                .sent_at
+                .is_none_or(|sent_at| self.limited.is_limited(sent_at)),
+            ..self.stats
+        }
+    }
+
+    /// One packet's fate.
+    fn take(&mut self, now: Micros, packet: &Reported, arrival: Option<Timing>) {
+        if packet.was_lost {
+            self.loss.came_late();
+        } else {
+            self.loss
+                .reported(packet.sent_at, packet.bytes, arrival.is_some());
+        }
+        if packet.probe != 0 {
+            self.clusters.reported(now, packet, arrival);
+        }
+        let Some(timing) = arrival else {
+            return;
+        };
+        self.acked.add(timing.arrived_at, packet.bytes);
+        if let Some(spacing) = self.groups.add(timing) {
+            self.trendline.add(spacing);
+        }
+    }
+
+    /// Moves the estimate by what the last feedback told.
+    fn update(&mut self, now: Micros) {
+        let before = self.target();
+        let inherent = self.loss.inherent();
+        let acked = self.acked.bps().map(|bps| bps / (1.0 - inherent));
+        let sample = self.sample(now, acked);
+        let measured = self.clusters.measure(inherent);
+        self.stats.probes_measured += u64::from(measured.is_some());
+        match self.trendline.usage() {
+            Usage::Over => {
+                self.stats.overuses += u64::from(self.aimd.decrease(sample));
+            }
+            usage @ (Usage::Normal | Usage::Under) => {
+                if let Some(measured) = measured
+                    && (measured.bps > self.aimd.bps() || measured.full && sample.limited)
+                {
+                    self.aimd.probed(now, measured.bps);
+                    self.loss.proven(measured.bps);
+                } else if usage == Usage::Under {
+                    self.aimd.drain();
+                } else {
+                    self.aimd.increase(sample);
+                }
+            }
+        }
+        if self.loss.close() {
+            self.loss.forget_above(self.aimd.bps());
+        }
+        self.apply();
+        let conditions = self.conditions(now);
+        if conditions.bps < before {
+            self.prober.decreased(conditions, before);
+        } else if let Some(measured) = measured {
+            self.prober.measured(conditions, measured.bps);
+        }
+        self.prober.tick(conditions);
+    }
+
+    /// Delays before a pause say nothing about those after it, and an estimate gets old.
+    fn restart_after_pause(&mut self, now: Micros) {
+        let Some(heard_at) = self.heard_at else {
+            return;
+        };
+        let pause = now - heard_at;
+        if pause > STREAM_TIMEOUT_US {
+            self.groups = Groups::default();
+            self.trendline = Trendline::new();
+        }
+        let start = self.config.start_bps as f64;
+        let halvings = i32::try_from(pause / STALE_US).unwrap_or(i32::MAX).min(32);
+        if halvings > 0 && self.aimd.bps() > start {
+            let bps = self.aimd.bps() * 0.5f64.powi(halvings);
+            self.aimd.set(now, bps.max(start));
+        }
+    }
+
+    /// The peer was heard of.
+    fn heard(&mut self, now: Micros) {
+        self.heard_at = Some(now);
+        self.waiting_since = self.history.is_waiting().then_some(now);
+    }
+
+    fn measured_rtt(&mut self, sample: Micros) {
+        let sample = sample.max(0) as f64;
+        let rtt = self.rtt_us.unwrap_or(sample);
+        self.rtt_us = Some(rtt + RTT_WEIGHT * (sample - rtt));
+    }
+
+    /// The budget of a sender that is limited follows the target.
+    fn apply(&mut self) {
+        self.limited.set_rate(whole_micros(self.target()));
+    }
+
+    fn target(&self) -> f64 {
+        let capped = self
+            .loss
+            .limit_bps()
+            .into_iter()
+            .chain(self.remb_bps)
+            .fold(self.aimd.bps(), f64::min);
+        capped.max(self.config.min_bps as f64)
+    }
+
+    /// How long feedback may take.
+    fn patience(&self) -> Micros {
+        2 * self.rtt_micros() + FEEDBACK_LATE_US
+    }
+
+    fn rtt_micros(&self) -> Micros {
+        self.rtt_us.map_or(RTT_US, whole_micros)
+    }
+
+    fn is_sending(&self, now: Micros) -> bool {
+        self.sent_at.is_some_and(|at| now - at < STREAM_TIMEOUT_US)
+    }
+
+    fn sample(&self, now: Micros, acked_bps: Option<f64>) -> Sample {
+        Sample {
+            now,
+            acked_bps,
+            rtt_us: self.rtt_micros(),
+            limited: self.limited.is_limited(now),
+        }
+    }
+
+    fn conditions(&self, now: Micros) -> Conditions {
+        let max = self.config.max_bps as f64;
+        Conditions {
+            now,
+            bps: self.target(),
+            max_bps: self.remb_bps.map_or(max, |remb| remb.min(max)),
+            calm: self.trendline.usage() == Usage::Normal,
+        }
+    }
+
+    fn micros(&self, now: Instant) -> Micros {
+        micros(now.saturating_duration_since(self.origin))
+    }
+}
+
+#[inline]
+fn micros(duration: Duration) -> Micros {
+    let micros = duration.as_secs() * 1_000_000 + u64::from(duration.subsec_micros());
+    micros.cast_signed()
+}
+
+fn seconds(micros: Micros) -> f64 {
+    micros as f64 / 1e6
+}
+
+/// Whole bit/s or microseconds of a number that is not negative.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the cast saturates, rates and times are far below"
+)]
+fn whole_bits(value: f64) -> u64 {
+    value as u64
+}
+
+/// A share between 0 and 1.
+#[expect(clippy::cast_possible_truncation, reason = "24 bits are enough")]
+fn ratio(value: f64) -> f32 {
+    value as f32
+}
+
+/// Whole microseconds or bit/s.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the cast saturates, rates and times are far below"
+)]
+fn whole_micros(value: f64) -> Micros {
+    value as Micros
+}
