@@ -1,6 +1,7 @@
 //! The sans-IO RTP core: packets, SRTP, RTCP, routing, layers, rewriting, retransmission
 
 pub mod allocation;
+pub mod audio;
 pub mod congestion;
 pub mod layer;
 pub mod pacer;

@@ -179,6 +179,13 @@ impl<T> Pacer<T> {
         self.bytes = lanes.map(|(bytes, _)| u64::from(*bytes)).sum();
     }
 
+    /// Whether there is a rate.
+    #[must_use]
+    #[inline]
+    pub fn is_limited(&self) -> bool {
+        self.rate_bps.is_some()
+    }
+
     /// Whether nothing waits.
     #[must_use]
     #[inline]

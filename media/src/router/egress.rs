@@ -13,7 +13,7 @@ use crate::congestion::{self, Controller};
 use crate::pacer::{Class, Pacer};
 use crate::packet::{Extensions, Packet, PacketRef, form_for, write_extensions};
 use crate::retransmit::SentRecord;
-use crate::rewrite::Rewritten;
+use crate::rewrite::{Rewritten, Suspended};
 use crate::rtcp;
 use crate::rtp::{Form, Header, Writer};
 use crate::srtp::{OVERHEAD_MAX, Outbound};
@@ -176,9 +176,18 @@ pub(super) struct Egress {
     pub(super) look: bool,
     rtx_credit: u32,
     rtx_credited: Instant,
-    /// Next packet index of SSRCs that ended, so that none is used twice with these keys.
-    retired: BTreeMap<u32, u64>,
+    /// Where SSRCs that ended stand, so that no packet index is used twice with these keys.
+    retired: BTreeMap<u32, Retired>,
     pub(super) traffic: Traffic,
+}
+
+/// Where an SSRC stands that carries nothing now.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Retired {
+    /// A subscription's: another one may go on where it ended. The time is that of its last packet.
+    Media(Suspended, Option<Instant>),
+    /// Of retransmissions: the next packet index.
+    Repair(u64),
 }
 
 impl Egress {
@@ -239,15 +248,15 @@ impl Egress {
         }
     }
 
-    /// Where the packet indices of `ssrc` go on; `fresh` for an SSRC not used before.
-    pub(super) fn first_index(&mut self, ssrc: u32, fresh: u64) -> u64 {
-        self.retired.remove(&ssrc).unwrap_or(fresh)
+    /// Where `ssrc` stands if it was used before.
+    pub(super) fn revive(&mut self, ssrc: u32) -> Option<Retired> {
+        self.retired.remove(&ssrc)
     }
 
-    /// Remembers where the packet indices of an ended SSRC stand.
-    pub(super) fn retire(&mut self, ssrc: u32, next: u64) {
+    /// Remembers where an ended SSRC stands.
+    pub(super) fn retire(&mut self, ssrc: u32, at: Retired) {
         if self.retired.len() < RETIRED_MAX {
-            self.retired.insert(ssrc, next);
+            self.retired.insert(ssrc, at);
         }
     }
 
@@ -315,7 +324,7 @@ impl Egress {
     /// Earns retransmission credit by what is sent, while nothing is known of the path.
     #[inline]
     pub(super) fn earn(&mut self, bytes: usize) {
-        if self.controller.target_bps().is_none() {
+        if !self.pacer.is_limited() {
             let earned = u32::try_from(bytes as u64 / RTX_SHARE).unwrap_or(0);
             self.rtx_credit = (self.rtx_credit + earned).min(RTX_CREDIT_MAX);
         }

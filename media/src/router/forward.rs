@@ -151,6 +151,7 @@ impl Router {
             match verdict {
                 Verdict::Ignore => continue,
                 Verdict::Skip => {
+                    downtrack.skip_left_out(passing.number, passing.packet.left_out);
                     downtrack
                         .rewriter
                         .skip(passing.number, passing.vp8.as_ref());
@@ -170,7 +171,9 @@ impl Router {
                     stats.layer_switches += 1;
                     switched = true;
                 }
-                Verdict::Forward => {}
+                Verdict::Forward => {
+                    downtrack.skip_left_out(passing.number, passing.packet.left_out);
+                }
             }
             let ends = (&mut *downtrack, &mut *transport);
             match forward(passing, (position, track.key), ends, scratch, out) {

@@ -10,8 +10,10 @@ use crate::rtcp;
 use crate::srtp::Profile;
 use call::{Call, Encoder, Received, high, is_pli, key, publish_audio, publish_video};
 
+mod allocate;
 mod bottleneck;
 mod call;
+mod left_out;
 mod repair;
 mod report;
 mod svc;

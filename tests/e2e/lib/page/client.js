@@ -103,6 +103,9 @@ async function receiverStats(track) {
     energy: inbound.totalAudioEnergy ?? 0,
     seconds: inbound.totalSamplesDuration ?? 0,
     concealed: inbound.concealedSamples ?? 0,
+    samples: inbound.totalSamplesReceived ?? 0,
+    bytes: inbound.bytesReceived ?? 0,
+    rtx: inbound.retransmittedPacketsReceived ?? 0,
   };
 }
 
