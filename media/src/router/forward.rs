@@ -119,7 +119,7 @@ impl Router {
 
     /// Returns whether some subscription changed its stream.
     fn fan_out(&mut self, passing: &Passing<'_>, slot: usize, out: &mut Output) -> bool {
-        if !self.is_selected(passing.now, slot, passing.packet) {
+        if !self.is_selected(passing.moment.now, slot, passing.packet) {
             self.leave_out(passing, slot);
             return false;
         }
