@@ -97,7 +97,7 @@ pub enum PlaneEvent {
     /// How the transports of one shard were doing in the last second.
     Reports(Vec<TransportReport>),
     /// `RoomState`, `Speakers`, `RoomGone`, `Data`, `LinkUp` and `LinkDown` of the mesh, as they are.
-    Mesh(MeshEvent),
+    Mesh(Box<MeshEvent>),
 }
 
 /// Handle to the media plane; clones are one.
@@ -194,6 +194,12 @@ impl MediaPlane {
     pub fn set_speaking(&self, track: TrackKey, speaking: bool) {
         self.plane
             .change(|wiring| wiring.set_speaking(track, speaking));
+    }
+
+    /// The receiver's own order of what it receives, for when not everything fits: 1 first, 0 = not said.
+    pub fn set_priority(&self, transport: TransportKey, track: TrackKey, priority: u8) {
+        self.plane
+            .change(|wiring| wiring.set_priority(transport, track, priority));
     }
 
     /// A muted track is forwarded to nobody.

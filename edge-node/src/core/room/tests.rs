@@ -4,6 +4,8 @@
     reason = "tests pick out what they look for"
 )]
 
+mod media_state;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +17,7 @@ use proto::{NodeId, ParticipantSid, TrackSid};
 
 use super::*;
 use crate::core::token::Claims;
+use crate::core::track::Backup;
 
 fn now(ms: u64) -> Now {
     thread_local!(static START: Instant = Instant::now());
@@ -58,6 +61,7 @@ fn join(sid: &str, identity: &str) -> Input {
 fn camera(sid: &str, owner: &str) -> Arc<Track> {
     Arc::new(Track {
         sid: sid.into(),
+        mesh_sid: sid.into(),
         key: TrackKey(1),
         owner: owner.into(),
         info: lk::TrackInfo {
@@ -68,6 +72,10 @@ fn camera(sid: &str, owner: &str) -> Arc<Track> {
         codec: Codec::Vp8,
         fmtp: String::new(),
         streams: 3,
+        spatial: 1,
+        bitrates_bps: [0; 3],
+        backup: Backup::None,
+        regressed: false,
     })
 }
 

@@ -260,7 +260,7 @@ async fn media_crosses_the_mesh_to_several_shards() {
     introduce(&fra, ("fra", "syd"), &syd);
     introduce(&syd, ("syd", "fra"), &fra);
     for scene in [&mut fra, &mut syd] {
-        let up = |event: &PlaneEvent| matches!(event, PlaneEvent::Mesh(MeshEvent::LinkUp { .. }));
+        let up = |event: &PlaneEvent| matches!(event, PlaneEvent::Mesh(event) if matches!(**event, MeshEvent::LinkUp { .. }));
         expect(&mut scene.events, up).await;
     }
 

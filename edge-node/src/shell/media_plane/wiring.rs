@@ -67,6 +67,8 @@ struct Transport {
     ready: bool,
     receive: Option<ReceiveConfig>,
     subscriptions: BTreeMap<TrackKey, SubscriptionConfig>,
+    /// Where the client said one.
+    priorities: BTreeMap<TrackKey, u8>,
 }
 
 /// The tables.
@@ -119,6 +121,7 @@ impl Wiring {
             ready: false,
             receive: None,
             subscriptions: BTreeMap::new(),
+            priorities: BTreeMap::new(),
         };
         self.transports.insert(key, transport);
     }
@@ -153,6 +156,14 @@ impl Wiring {
                 transport: key,
                 track: *track,
                 config,
+            };
+            self.actions.push(Action::Router(shard, command));
+        }
+        for (track, &priority) in &transport.priorities {
+            let command = Command::SetPriority {
+                transport: key,
+                track: *track,
+                priority,
             };
             self.actions.push(Action::Router(shard, command));
         }
@@ -244,6 +255,7 @@ impl Wiring {
         self.rooms.leave(track.config.room);
         for transport in self.transports.values_mut() {
             transport.subscriptions.remove(&key);
+            transport.priorities.remove(&key);
         }
         for shard in track.shards() {
             self.actions
@@ -333,6 +345,7 @@ impl Wiring {
         if transport.subscriptions.remove(&key).is_none() {
             return;
         }
+        transport.priorities.remove(&key);
         let shard = transport.shard;
         if transport.ready {
             let command = Command::Unsubscribe {
@@ -363,6 +376,30 @@ impl Wiring {
                 transport: transport_key,
                 track: key,
                 target,
+            };
+            self.actions.push(Action::Router(transport.shard, command));
+        }
+    }
+
+    /// The receiver's own order.
+    pub(super) fn set_priority(
+        &mut self,
+        transport_key: TransportKey,
+        key: TrackKey,
+        priority: u8,
+    ) {
+        let Some(transport) = self.transports.get_mut(&transport_key) else {
+            return;
+        };
+        if !transport.subscriptions.contains_key(&key) {
+            return;
+        }
+        transport.priorities.insert(key, priority);
+        if transport.ready {
+            let command = Command::SetPriority {
+                transport: transport_key,
+                track: key,
+                priority,
             };
             self.actions.push(Action::Router(transport.shard, command));
         }

@@ -109,7 +109,8 @@ impl Wiring {
             | MeshEvent::Data(_)
             | MeshEvent::LinkUp { .. }
             | MeshEvent::LinkDown { .. }) => {
-                self.actions.push(Action::Plane(PlaneEvent::Mesh(event)));
+                let event = PlaneEvent::Mesh(Box::new(event));
+                self.actions.push(Action::Plane(event));
             }
         }
     }
