@@ -10,6 +10,7 @@ pub mod room;
 pub mod rooms;
 pub mod session;
 pub mod socket;
+pub mod whip;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -90,6 +91,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         keys: ArcSwap::default(),
         rooms: rooms::Rooms::default(),
         tracks: edge::Tracks::default(),
+        http_sessions: whip::Sessions::default(),
         reports,
         metrics,
     });
@@ -130,6 +132,7 @@ fn plane_config(config: &Config, incarnation: u64) -> anyhow::Result<PlaneConfig
         tcp: config.rtc_tcp,
         shards,
         external,
+        audio_streams: config.audio_streams,
         link: relay::worker::Config {
             node: NodeId::from(config.node_id.as_str()),
             role: relay::Role::Edge,
@@ -139,6 +142,7 @@ fn plane_config(config: &Config, incarnation: u64) -> anyhow::Result<PlaneConfig
             listen: config.link,
             via: via.collect(),
             rate_bps_max: config.link_rate_bps,
+            audio_streams: config.audio_streams,
             credentials: config.tls.load().context("certificates")?,
         },
     })

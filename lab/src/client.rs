@@ -5,7 +5,9 @@
 
 mod connection;
 mod light;
+mod observer;
 mod publish;
+mod published;
 mod session;
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
@@ -18,9 +20,11 @@ use tokio::time::Instant;
 
 use crate::meter::{Meter, Sent, Window};
 use crate::signal::{self, Version};
-use crate::synthetic::VideoConfig;
 use light::LightSession;
 use session::Session;
+
+pub use observer::{Arrival, Observer};
+pub use published::{Camera, Microphone};
 
 /// What a client's media runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, clap::ValueEnum)]
@@ -48,15 +52,17 @@ pub struct Options {
     /// Subscribe to every track in the room.
     pub subscribe: bool,
     /// Publish a camera.
-    pub video: Option<VideoConfig>,
+    pub video: Option<Camera>,
     /// Publish a microphone.
-    pub audio: bool,
-    /// Stamp source of the camera; the microphone's is one more.
+    pub audio: Option<Microphone>,
+    /// Stamp source of the camera; a synthetic microphone's is one more.
     pub source: u32,
     /// Which of the sent packets count.
     pub window: Arc<Window>,
     /// Counts what is received.
     pub meter: Arc<Meter>,
+    /// Is told what happens (light clients only).
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 /// How far a client has come.

@@ -1,16 +1,23 @@
 //! A wide-area network on one machine.
 //!
 //! [`Pipe`] is one direction of a path in virtual time (no I/O, no clock); [`Proxy`] is the UDP
-//! proxy around two of them. Kernels without `tc netem` are no obstacle, and the same numbers hold
-//! in a unit test and in a mesh that runs on loopback.
+//! proxy around two of them, [`Tunnel`] the link to a network namespace around two of them. Kernels
+//! without `tc netem` are no obstacle, and the same numbers hold in a unit test, in a mesh that runs
+//! on loopback and for a browser behind the tunnel.
 
+mod change;
+mod namespace;
 mod pipe;
 mod proxy;
+mod tunnel;
 
 use std::time::Duration;
 
+pub use change::{Change, ParseError};
+pub use namespace::Namespace;
 pub use pipe::{DropReason, Pipe, PipeStats};
 pub use proxy::{Proxy, ProxyStats};
+pub use tunnel::{Direction, Tunnel, TunnelStats};
 
 /// Drop-tail queue depth of a bottleneck unless said otherwise, in milliseconds at its rate.
 pub const QUEUE_MS_DEFAULT: u32 = 300;
@@ -40,7 +47,8 @@ pub struct Path {
     pub burst_loss: Option<BurstLoss>,
     /// Probability that a packet is held back by [`Path::REORDER_HOLD`] while later ones pass, 0..=1.
     pub reorder: f64,
-    /// Bottleneck rate in bits per second of UDP payload; `None` = no bottleneck.
+    /// Bottleneck rate in bits per second, of UDP payload at a proxy and of IP packets in a
+    /// tunnel; `None` = no bottleneck.
     pub rate_bps: Option<u64>,
     /// Depth of the bottleneck's drop-tail queue in milliseconds at `rate_bps`.
     pub queue_ms: u32,

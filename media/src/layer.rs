@@ -3,22 +3,26 @@
 //! Only descriptors are read, which stay in the clear when clients encrypt end to end.
 
 use crate::packet::{Codec, LayerMeta};
+use dependency::is_newer;
 
 mod dependency;
 mod h26x;
 mod red;
+mod selection;
 mod vp8;
 mod vp9;
 
 pub use dependency::Dependencies;
 pub use red::primary_block;
+pub use selection::{Limits, Selection};
 pub use vp8::{PictureId, Vp8};
-pub use vp9::Vp9;
+pub use vp9::{Pictures, References, Vp9};
 
 /// Reads layer information of one stream's packets; keeps what spans packets.
 #[derive(Debug, Default)]
 pub struct Reader {
     dependencies: Dependencies,
+    vp9: Pictures,
     /// Timestamp of the newest frame seen.
     frame: Option<u32>,
     /// Timestamp of the newest keyframe seen.
@@ -48,15 +52,17 @@ impl Reader {
                 ..LayerMeta::default()
             };
         }
-        let first_of_frame = self.frame != Some(context.timestamp);
-        let from_descriptor = self.dependencies.read(context.descriptor);
+        let first_of_frame = self
+            .frame
+            .is_none_or(|frame| is_newer(context.timestamp, frame));
+        let from_descriptor = self
+            .dependencies
+            .read(context.descriptor, context.timestamp);
         let mut meta = match codec {
             Codec::Vp8 => Vp8::parse(payload)
                 .map(|vp8| vp8.meta())
                 .unwrap_or_default(),
-            Codec::Vp9 => Vp9::parse(payload)
-                .map(|vp9| vp9.meta())
-                .unwrap_or_default(),
+            Codec::Vp9 => self.vp9.read(payload).unwrap_or_default(),
             Codec::Av1 => from_descriptor.unwrap_or_else(|| av1(payload, first_of_frame)),
             Codec::H264 | Codec::H265 => {
                 let key = if codec == Codec::H264 {
@@ -69,6 +75,8 @@ impl Reader {
                     key,
                     frame_start: first_of_frame || begins_key,
                     temporal: from_descriptor.map_or(0, |meta| meta.temporal),
+                    discardable: from_descriptor.is_some_and(|meta| meta.discardable),
+                    switch_point: from_descriptor.is_some_and(|meta| meta.switch_point),
                     ..LayerMeta::default()
                 }
             }
@@ -80,7 +88,9 @@ impl Reader {
             self.key_frame = Some(context.timestamp);
         }
         meta.key |= self.key_frame == Some(context.timestamp);
-        self.frame = Some(context.timestamp);
+        if first_of_frame {
+            self.frame = Some(context.timestamp);
+        }
         meta
     }
 }

@@ -13,6 +13,7 @@ use crate::packet::{PacketRef, Pool, SLOT_LEN};
 use crate::rtp;
 
 mod arena;
+mod audio;
 mod commands;
 mod config;
 mod demux;
@@ -23,7 +24,9 @@ mod forward;
 mod ingress;
 mod lateness;
 mod output;
+mod pacing;
 mod reception;
+mod repair;
 mod report;
 mod reports;
 mod selection;
@@ -67,6 +70,8 @@ pub struct Router {
     transports: Slab<Transport>,
     tracks: Slab<Track>,
     downtracks: Slab<Downtrack>,
+    /// Audio tracks by room.
+    groups: Slab<audio::Group>,
     transport_slots: HashMap<TransportKey, usize>,
     track_slots: HashMap<TrackKey, usize>,
     /// The payload as the receiver at hand gets it, where that is not as it came.
@@ -86,6 +91,7 @@ impl Router {
             transports: Slab::new(),
             tracks: Slab::new(),
             downtracks: Slab::new(),
+            groups: Slab::new(),
             transport_slots: HashMap::new(),
             track_slots: HashMap::new(),
             scratch: Vec::with_capacity(2 * SLOT_LEN),
@@ -125,6 +131,7 @@ impl Router {
                 priority,
             } => self.set_priority((transport, track), priority),
             Command::SetSpeaking { track, speaking } => self.set_speaking(track, speaking),
+            Command::SetAudioLimit { room, streams } => self.set_audio_limit(room, streams),
             Command::Export { track, streams } => self.export(now, track, streams, out),
             Command::SetMuted { track, muted } => self.set_muted(now, track, muted, out),
             Command::RequestKeyframe { track, stream } => {
@@ -174,7 +181,7 @@ impl Router {
             self.stats.drop_packet(DropReason::UnknownTrack);
             return;
         };
-        match entry.number(packet.seq) {
+        match entry.number(packet.seq, packet.left_out) {
             Numbered::Duplicate => self.stats.drop_packet(DropReason::Duplicate),
             Numbered::Continues(number) => {
                 self.deliver(now, (slot, stream), (number, packet), out);
@@ -222,6 +229,15 @@ impl Router {
                         .is_some_and(|t| t.armed.take(at));
                     if current {
                         self.serve_transport(now, slot, out);
+                    }
+                }
+                Timer::Pacer(slot) => {
+                    let current = self
+                        .transports
+                        .get_mut(slot)
+                        .is_some_and(|t| t.armed_pacer.take(at));
+                    if current {
+                        self.serve_pacer(now, slot, out);
                     }
                 }
                 Timer::Track(slot) => {

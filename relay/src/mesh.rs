@@ -4,9 +4,11 @@
 //! Give it what happens with [`Mesh::handle_input`]; then take [`Mesh::poll_output`] until it is empty, [`Mesh::poll_transmit`]
 //! for every neighbour whose connection has room, and [`Mesh::poll_timeout`].
 
+mod audio;
 pub mod command;
 mod flow;
 mod forward;
+mod left_out;
 mod peer;
 mod room;
 pub mod stats;
@@ -17,7 +19,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use media::packet::LayerMeta;
 use media::router::{StreamIndex, TrackKey};
 use proto::link::LinkHello;
 use proto::link::link_message::Message;
@@ -25,6 +26,8 @@ use proto::{NodeId, RoomName, TrackSid};
 use slab::Slab;
 
 use crate::link::Link;
+use crate::link::header::PacketMeta;
+use audio::Voices;
 use command::{MeshCommand, MeshEvent};
 use peer::Peer;
 pub use peer::PeerKey;
@@ -32,8 +35,8 @@ use room::Room;
 use stats::{FlowStats, LinkStats};
 use track::Track;
 
-/// Version of the control stream's messages that this code speaks.
-const VERSION: u32 = 1;
+/// Versions of the link that this code speaks. With 2 a hop header tells what was left out, and how loud audio is.
+const VERSIONS: (u32, u32) = (1, 2);
 
 /// Who the core is.
 #[derive(Clone, Debug)]
@@ -42,6 +45,8 @@ pub struct Config {
     pub node: NodeId,
     /// Tells one run of the node from the next; grows.
     pub incarnation: u64,
+    /// Audio tracks of a room that a link carries at a time, in each direction; 0 = all.
+    pub audio_streams: u16,
 }
 
 /// Something that happened.
@@ -83,8 +88,8 @@ pub enum Input {
         track: TrackKey,
         /// Its simulcast stream.
         stream: StreamIndex,
-        /// Layer and frame flags.
-        layer: LayerMeta,
+        /// What every hop may know of it.
+        meta: PacketMeta,
         /// RTP with canonical payload type and extension ids.
         rtp: Bytes,
     },
@@ -113,8 +118,8 @@ pub enum Output {
         track: TrackKey,
         /// Its simulcast stream.
         stream: StreamIndex,
-        /// Layer and frame flags.
-        layer: LayerMeta,
+        /// What every hop may know of it.
+        meta: PacketMeta,
         /// RTP with canonical payload type and extension ids.
         rtp: Bytes,
     },
@@ -139,6 +144,7 @@ pub struct Mesh {
     tracks: Slab<Track>,
     by_sid: HashMap<(RoomName, TrackSid), usize>,
     by_key: HashMap<TrackKey, usize>,
+    voices: Voices,
     /// Tracks with a former upstream.
     leaving: Vec<usize>,
     keyframes_wanted: Vec<(usize, StreamIndex)>,
@@ -166,6 +172,7 @@ impl Mesh {
     /// A core without neighbours or rooms.
     pub fn new(config: Config) -> Self {
         Self {
+            voices: Voices::new(config.audio_streams),
             config,
             peers: Vec::new(),
             by_node: BTreeMap::new(),
@@ -215,10 +222,10 @@ impl Mesh {
             Input::Media {
                 track,
                 stream,
-                layer,
+                meta,
                 rtp,
             } => {
-                self.local_media(now, (track, stream), layer, rtp);
+                self.local_media(now, (track, stream), meta, rtp);
             }
         }
     }
@@ -230,6 +237,7 @@ impl Mesh {
             MeshCommand::SetPlan(plan) => self.set_plan(now, plan),
             MeshCommand::ForgetRoom(room) => self.forget_room(now, &room),
             MeshCommand::RoomState(state) => self.publish_state(state),
+            MeshCommand::Speakers(speakers) => self.publish_speakers(speakers),
             MeshCommand::RoomGone(room) => self.publish_gone(&room),
             MeshCommand::Data(data) => self.publish_data(now, data),
             command @ MeshCommand::Publish { .. } => self.publish(now, command),
@@ -255,8 +263,8 @@ impl Mesh {
         };
         peer.link = Some(Link::new(now, rtt));
         let hello = LinkHello {
-            version_min: VERSION,
-            version_max: VERSION,
+            version_min: VERSIONS.0,
+            version_max: VERSIONS.1,
             node_id: self.config.node.as_str().to_owned(),
             incarnation: self.config.incarnation,
             capabilities: Vec::new(),
@@ -303,6 +311,7 @@ impl Mesh {
             Message::UnbindFlow(unbind) => self.handle_unbind(from, unbind.flow_id),
             Message::SenderReport(report) => self.handle_sender_report(now, from, &report),
             Message::RoomState(state) => self.handle_state(from, state),
+            Message::Speakers(speakers) => self.handle_speakers(from, &speakers),
             Message::RoomGone(gone) => self.handle_gone(from, &gone),
             Message::Data(data) => self.handle_data(now, from, data),
             Message::Draining(_) => {
@@ -316,11 +325,15 @@ impl Mesh {
         let Some(peer) = self.peers.get_mut(from.0) else {
             return;
         };
-        if hello.version_min > VERSION || hello.version_max < VERSION {
+        let version = hello.version_max.min(VERSIONS.1);
+        if version < VERSIONS.0.max(hello.version_min) {
             return self.disconnect(now, from, "no common version");
         }
         if hello.node_id != peer.node.as_str() {
             return self.disconnect(now, from, "hello of another node");
+        }
+        if let Some(link) = &mut peer.link {
+            link.set_version(version);
         }
         if !std::mem::replace(&mut peer.up, true) {
             let peer = peer.node.clone();
@@ -394,6 +407,12 @@ impl Mesh {
     /// The state of every link that there is or was.
     pub fn stats(&self, now: Instant) -> Vec<LinkStats> {
         let mut stats: Vec<LinkStats> = self.peers.iter().map(|peer| peer.stats(now)).collect();
+        for (index, link) in stats.iter_mut().enumerate() {
+            let (selected, counters) = self.voices.stats(PeerKey(index));
+            link.audio_selected = u32::try_from(selected).unwrap_or(u32::MAX);
+            link.audio_suppressed = counters.suppressed;
+            link.audio_changes = counters.changes;
+        }
         for (_, track) in &self.tracks {
             for downstream in &track.downstreams {
                 let bound = downstream

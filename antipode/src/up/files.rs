@@ -132,7 +132,7 @@ fn edge(node: &Node, layout: &Layout, options: &Options) -> Table {
         ("shards", Value::Integer(options.shards.into())),
         (
             "external_addresses",
-            Value::Array(vec![text(&layout.advertise)]),
+            Value::Array(layout.advertise.iter().map(text).collect()),
         ),
         ("client_url", text(&layout.client_url(node))),
     ])

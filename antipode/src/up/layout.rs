@@ -77,8 +77,10 @@ pub(crate) struct Layout {
     pub(crate) nodes: Vec<Node>,
     /// Address that listeners for clients bind to.
     pub(crate) bind: IpAddr,
-    /// Address that clients are told.
-    pub(crate) advertise: IpAddr,
+    /// Addresses that clients are told; the first is in URLs.
+    pub(crate) advertise: Vec<IpAddr>,
+    /// The first of them.
+    url_host: IpAddr,
 }
 
 impl Layout {
@@ -120,7 +122,8 @@ impl Layout {
                 admin: first + ADMIN,
             });
         }
-        let advertise = advertised(options.bind)?;
+        let advertise = advertised(options)?;
+        let url_host = *advertise.first().context("no address to tell clients")?;
         let layout = Self {
             http,
             grpc,
@@ -128,6 +131,7 @@ impl Layout {
             nodes,
             bind: options.bind,
             advertise,
+            url_host,
         };
         layout.check()?;
         Ok(layout)
@@ -140,12 +144,12 @@ impl Layout {
 
     /// URL of the call page.
     pub(crate) fn http_url(&self) -> String {
-        format!("http://{}", SocketAddr::new(self.advertise, self.http))
+        format!("http://{}", SocketAddr::new(self.url_host, self.http))
     }
 
     /// URL that clients reach an edge at.
     pub(crate) fn client_url(&self, edge: &Node) -> String {
-        format!("ws://{}", SocketAddr::new(self.advertise, edge.http))
+        format!("ws://{}", SocketAddr::new(self.url_host, edge.http))
     }
 
     /// The edges, in the order of `--regions`.
@@ -210,19 +214,29 @@ fn node_port(base: u16, index: usize) -> anyhow::Result<u16> {
         .with_context(|| format!("--base-port {base} leaves no room for so many nodes"))
 }
 
-/// What clients are told: the bound address or, if that means all, the one this machine goes out with.
-fn advertised(bind: IpAddr) -> anyhow::Result<IpAddr> {
-    if !bind.is_unspecified() {
-        return Ok(bind);
+/// What clients are told: what was asked for, else the bound address or, if that means all, the one this machine goes out
+/// with.
+fn advertised(options: &Options) -> anyhow::Result<Vec<IpAddr>> {
+    if !options.bind.is_unspecified() {
+        let unbound = options.advertise.iter().find(|ip| **ip != options.bind);
+        if let Some(unbound) = unbound {
+            anyhow::bail!(
+                "--advertise {unbound} is not served with --bind {}: use --bind 0.0.0.0",
+                options.bind
+            );
+        }
+        return Ok(vec![options.bind]);
+    }
+    if !options.advertise.is_empty() {
+        return Ok(options.advertise.clone());
     }
     // Connecting a UDP socket sends nothing; it only asks the routing table. The address is of TEST-NET-1 (RFC 5737).
     let probe = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     let local = probe
         .connect((Ipv4Addr::new(192, 0, 2, 1), 9))
         .and_then(|()| probe.local_addr());
-    Ok(local
-        .context("no address to tell clients: give --bind ADDRESS")?
-        .ip())
+    let local = local.context("no address to tell clients: give --advertise ADDRESS")?;
+    Ok(vec![local.ip()])
 }
 
 #[cfg(test)]
@@ -301,6 +315,20 @@ mod tests {
             "0",
         ]));
         assert_eq!(layout.unwrap().relays().count(), 0);
+    }
+
+    #[test]
+    fn clients_are_told_what_is_asked_for_if_it_is_served() {
+        let told = |flags: &[&str]| {
+            let flags = [&["--base-port", "0"], flags].concat();
+            Layout::new(&options(&flags))
+        };
+        let layout = told(&["--bind", "0.0.0.0", "--advertise", "127.0.0.1,10.77.3.1"]).unwrap();
+        assert_eq!(layout.advertise.len(), 2);
+        assert!(layout.http_url().starts_with("http://127.0.0.1:"));
+        assert!(told(&["--advertise", "127.0.0.1"]).is_ok());
+        let error = told(&["--advertise", "10.77.3.1"]).unwrap_err();
+        assert!(error.to_string().contains("10.77.3.1"), "{error:#}");
     }
 
     #[test]

@@ -24,6 +24,11 @@ pub(crate) struct Options {
     /// Address that clients and browsers reach this machine at; `0.0.0.0` for all
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub(crate) bind: IpAddr,
+    /// Addresses of this machine that clients are told, comma separated; the first one is in URLs, every one is a media
+    /// candidate. All must be covered by --bind [default: the bound address or, with 0.0.0.0, the one that this machine
+    /// goes out with]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub(crate) advertise: Vec<IpAddr>,
     /// Port of the call page, dashboard and API; gRPC and admin are on the next two. 0 = free ports [default: 7800, or
     /// 80 below --base-port, or free]
     #[arg(long)]

@@ -116,7 +116,7 @@ fn profile(codec: Codec, fmtp: &str) -> String {
 }
 
 /// How a wanted track is sent on a section, in the first of its codecs that the receiver decodes; `None` without any.
-fn bind(
+pub(super) fn bind(
     wanted: &Wanted,
     mid: &str,
     codecs: &[CodecParameters],

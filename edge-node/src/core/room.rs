@@ -130,6 +130,8 @@ pub enum Input {
     Reports(Vec<(ParticipantSid, TransportReport)>),
     /// Another edge's state.
     State(proto::link::RoomState),
+    /// Who speaks at another edge.
+    Speakers(proto::link::Speakers),
     /// Another edge left the room.
     Gone(NodeId),
     /// A data message from another edge.
@@ -168,6 +170,15 @@ pub enum Output {
     RemoveRemoteTrack(TrackKey),
     /// Our state for the other edges.
     State(proto::link::RoomState),
+    /// Who of ours speaks, for the other edges.
+    Speakers(proto::link::Speakers),
+    /// The owner of a track speaks now, or no more.
+    Speaking {
+        /// The track.
+        track: TrackKey,
+        /// Whether its owner speaks.
+        speaking: bool,
+    },
     /// A data message for the other edges.
     Data(proto::link::Data),
     /// Something that the control plane shows changed.
@@ -296,9 +307,7 @@ impl Room {
         match input {
             Input::Join(join) => self.join(now, *join),
             Input::Session(sid, message) => self.handle_session(now, &sid, message),
-            Input::AudioLevel { track, level_dbov } => {
-                self.speakers.observe(now.instant, track, level_dbov);
-            }
+            Input::AudioLevel { track, level_dbov } => self.hear(now, track, level_dbov),
             Input::Demand(track, streams) => self.demand(track, streams),
             Input::StreamState {
                 participant,
@@ -307,6 +316,7 @@ impl Room {
             } => self.stream_state(&participant, track, paused),
             Input::Reports(reports) => self.take_reports(&reports),
             Input::State(state) => self.apply_state(now, &state),
+            Input::Speakers(speakers) => self.apply_speakers_of(&speakers),
             Input::Gone(origin) => self.forget_origin(&origin),
             Input::Data(data) => self.deliver_remote_data(&data),
             Input::Members { epoch, edges } => self.set_members(now, epoch, &edges),
@@ -376,6 +386,7 @@ impl Room {
             participant.info.state = lk::participant_info::State::Active as i32;
         }
         self.participant_changed(sid);
+        self.tell_speakers(sid);
     }
 
     fn update_participant(&mut self, sid: &ParticipantSid, update: lk::UpdateParticipantMetadata) {

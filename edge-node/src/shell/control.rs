@@ -136,6 +136,10 @@ fn from_mesh(edge: &SharedEdge, event: MeshEvent) {
             let room = RoomName::from(state.room.as_str());
             to_room(edge, &room, Input::State(state));
         }
+        MeshEvent::Speakers(speakers) => {
+            let room = RoomName::from(speakers.room.as_str());
+            to_room(edge, &room, Input::Speakers(speakers));
+        }
         MeshEvent::RoomGone { room, origin } => to_room(edge, &room, Input::Gone(origin)),
         MeshEvent::Data(data) => {
             let room = RoomName::from(data.room.as_str());

@@ -226,6 +226,14 @@ impl Task {
                     .plane
                     .mesh()
                     .command(MeshCommand::RoomState(state)),
+                Output::Speakers(speakers) => self
+                    .edge
+                    .plane
+                    .mesh()
+                    .command(MeshCommand::Speakers(speakers)),
+                Output::Speaking { track, speaking } => {
+                    self.edge.plane.set_speaking(track, speaking);
+                }
                 Output::Data(data) => self.edge.plane.mesh().command(MeshCommand::Data(data)),
                 Output::Changed => self.report_due = true,
                 Output::Empty => self.empty_since = Some(Instant::now()),

@@ -12,6 +12,7 @@ mod rtcp;
 mod sdp;
 mod send;
 mod session;
+mod source;
 mod transport;
 
 pub(super) use session::LightSession;

@@ -17,6 +17,7 @@ use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
 use webrtc::rtp_transceiver::{RTCRtpTransceiverDirection, RTCRtpTransceiverInit};
 
 use super::connection::{Connection, OPUS_PAYLOAD_TYPE, VP8_PAYLOAD_TYPE, opus, vp8};
+use super::published::{Camera, Microphone, add_camera, add_microphone};
 use crate::meter::{Sent, Window};
 use crate::synthetic::{AUDIO_INTERVAL, Audio, Payload, Stamp, Video, VideoConfig, monotonic_ns};
 
@@ -71,7 +72,10 @@ impl Track {
 
     /// The request that announces it.
     pub(super) fn request(&self) -> livekit::AddTrackRequest {
-        add_track_request(&self.cid, self.video.as_ref())
+        match self.video {
+            Some(video) => add_camera(&self.cid, &Camera::Synthetic(video)),
+            None => add_microphone(&self.cid, &Microphone::Synthetic),
+        }
     }
 
     /// Adds a section to send on.
@@ -115,40 +119,6 @@ impl Track {
             Some(config) => tokio::spawn(send_video(writer, config, keyframe_wanted)),
             None => tokio::spawn(send_audio(writer)),
         }
-    }
-}
-
-/// `add_track` of a camera (with `video`) or a microphone.
-pub(super) fn add_track_request(
-    cid: &str,
-    video: Option<&VideoConfig>,
-) -> livekit::AddTrackRequest {
-    let Some(video) = video else {
-        return livekit::AddTrackRequest {
-            cid: cid.to_owned(),
-            name: "microphone".to_owned(),
-            r#type: livekit::TrackType::Audio.into(),
-            source: livekit::TrackSource::Microphone.into(),
-            disable_red: true,
-            ..Default::default()
-        };
-    };
-    let (width, height) = (u32::from(video.width), u32::from(video.height));
-    livekit::AddTrackRequest {
-        cid: cid.to_owned(),
-        name: "camera".to_owned(),
-        r#type: livekit::TrackType::Video.into(),
-        source: livekit::TrackSource::Camera.into(),
-        width,
-        height,
-        layers: vec![livekit::VideoLayer {
-            quality: livekit::VideoQuality::High.into(),
-            width,
-            height,
-            bitrate: u32::try_from(video.bitrate_bps).unwrap_or(u32::MAX),
-            ..Default::default()
-        }],
-        ..Default::default()
     }
 }
 

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::connection::{Connection, Event};
 use super::publish::{Counting, Track};
-use super::{Error, Options, State, local_ip};
+use super::{Camera, Error, Microphone, Options, State, local_ip};
 use crate::meter::Sent;
 use crate::signal::{Join, Signal, Version};
 
@@ -84,17 +84,14 @@ impl Session {
         } else {
             livekit::SignalTarget::Subscriber
         };
-        let video = options
-            .video
-            .map(|video| Track::new(options.source, Some(video)));
-        let audio = options.audio.then(|| Track::new(options.source + 1, None));
+        let tracks = tracks(&options)?;
         let mut session = Self {
             signal,
             events,
             publisher,
             subscriber,
             primary,
-            announced: video.into_iter().chain(audio).collect(),
+            announced: tracks,
             ready: Vec::new(),
             sending: Vec::new(),
             publisher_up: false,
@@ -256,6 +253,23 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The tracks that are asked for.
+fn tracks(options: &Options) -> Result<Vec<Track>, Error> {
+    let unsupported = Error::Unsupported("only light clients publish clips and talkers");
+    let mut tracks = Vec::new();
+    match &options.video {
+        Some(Camera::Clip { .. }) => return Err(unsupported),
+        Some(Camera::Synthetic(video)) => tracks.push(Track::new(options.source, Some(*video))),
+        None => {}
+    }
+    match &options.audio {
+        Some(Microphone::Talker { .. }) => return Err(unsupported),
+        Some(Microphone::Synthetic) => tracks.push(Track::new(options.source + 1, None)),
+        None => {}
+    }
+    Ok(tracks)
 }
 
 pub(super) fn local_address(url: &str) -> std::net::IpAddr {

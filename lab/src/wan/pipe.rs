@@ -104,6 +104,7 @@ pub struct Pipe<T> {
     last_due: Option<Instant>,
     next_order: u64,
     in_flight: BinaryHeap<InFlight<T>>,
+    queue_max: Duration,
     stats: PipeStats,
 }
 
@@ -119,6 +120,7 @@ impl<T> Pipe<T> {
             last_due: None,
             next_order: 0,
             in_flight: BinaryHeap::new(),
+            queue_max: Duration::ZERO,
             stats: PipeStats::default(),
         }
     }
@@ -146,6 +148,17 @@ impl<T> Pipe<T> {
     /// Counters since the pipe was made.
     pub fn stats(&self) -> PipeStats {
         self.stats
+    }
+
+    /// How long a packet that arrives now waits for the bottleneck.
+    pub fn queue_delay(&self, now: Instant) -> Duration {
+        self.busy_until
+            .map_or(Duration::ZERO, |busy| busy.saturating_duration_since(now))
+    }
+
+    /// The longest wait of a packet for the bottleneck since this was asked last.
+    pub fn take_queue_delay_max(&mut self) -> Duration {
+        std::mem::take(&mut self.queue_max)
     }
 
     /// Packets under way.
@@ -233,6 +246,7 @@ impl<T> Pipe<T> {
         if start - now > Duration::from_millis(u64::from(self.path.queue_ms)) {
             return Err(DropReason::Queue);
         }
+        self.queue_max = self.queue_max.max(start - now);
         let bits = len as u64 * 8;
         let sent = start + Duration::from_nanos(bits * 1_000_000_000 / rate_bps.max(1));
         self.busy_until = Some(sent);

@@ -15,13 +15,15 @@ pub struct LayerMeta {
     pub frame_start: bool,
     /// Last packet of a frame.
     pub frame_end: bool,
-    /// A receiver may start to take this temporal layer here.
+    /// A receiver may start to take this temporal layer here: the frame refers to no frame above temporal layer 0.
     pub switch_point: bool,
+    /// A receiver may start to take this spatial layer here: the frame refers to no earlier picture.
+    pub independent: bool,
 }
 
 impl LayerMeta {
     /// Hop header layout, most significant bit first: spatial:3 temporal:3 key discardable
-    /// `frame_start` `frame_end` `switch_point` reserved:5.
+    /// `frame_start` `frame_end` `switch_point` independent reserved:4.
     #[must_use]
     pub fn to_bits(self) -> u16 {
         u16::from(self.spatial & 7) << 13
@@ -31,6 +33,7 @@ impl LayerMeta {
             | u16::from(self.frame_start) << 7
             | u16::from(self.frame_end) << 6
             | u16::from(self.switch_point) << 5
+            | u16::from(self.independent) << 4
     }
 
     /// The inverse of [`Self::to_bits`]; reserved bits are ignored.
@@ -44,6 +47,7 @@ impl LayerMeta {
             frame_start: bits & 1 << 7 != 0,
             frame_end: bits & 1 << 6 != 0,
             switch_point: bits & 1 << 5 != 0,
+            independent: bits & 1 << 4 != 0,
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::rtp::low16;
 const HAS_PICTURE: u8 = 1;
 const HAS_TL0: u8 = 2;
 const USED: u8 = 4;
+const MARKER: u8 = 8;
 
 /// How a packet was rewritten, so that it can be made again from the stream's cache.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,6 +52,12 @@ impl SentRecord {
     #[must_use]
     pub fn timestamp(&self) -> u32 {
         self.timestamp
+    }
+
+    /// The marker bit that the subscriber got.
+    #[must_use]
+    pub fn marker(&self) -> bool {
+        self.flags & MARKER != 0
     }
 
     /// New VP8 ids.
@@ -104,7 +111,8 @@ impl SendHistory {
                         HAS_TL0
                     } else {
                         0
-                    },
+                    }
+                    | if sent.marker { MARKER } else { 0 },
                 resent: 0,
             };
         }
@@ -130,6 +138,13 @@ impl SendHistory {
         record.sent_ms = low16(now_ms);
         record.resent += 1;
         Some(*record)
+    }
+
+    /// The record of a sequence number, when it is still there.
+    #[must_use]
+    pub fn find(&self, out_seq: u16) -> Option<SentRecord> {
+        let record = self.ring.get(self.index(out_seq))?;
+        (record.flags & USED != 0 && record.out_seq == out_seq).then_some(*record)
     }
 
     fn index(&self, seq: u16) -> usize {

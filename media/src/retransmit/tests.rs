@@ -75,6 +75,7 @@ fn history_answers_once_per_interval() {
         seq: 0x1_0003,
         timestamp: 77,
         picture,
+        marker: true,
     };
     history.record(&sent, 2, 9, 65_530);
     assert!(history.ask(3, 65_535, 20, 5).is_none());
@@ -83,7 +84,7 @@ fn history_answers_once_per_interval() {
         (record.in_seq(), record.stream(), record.timestamp()),
         (9, 2, 77)
     );
-    assert_eq!(record.picture(), picture);
+    assert_eq!((record.picture(), record.marker()), (picture, true));
     assert!(history.ask(3, 65_561, 20, 5).is_none());
     assert!(history.ask(4, 65_561, 20, 5).is_none());
     assert!(history.ask(3, 70_000, 20, 1).is_none());

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::downtrack::Downtrack;
-use super::egress::Egress;
+use super::egress::{Egress, Retired};
 use super::track::Track;
 use super::transport::Transport;
 use super::{
@@ -28,7 +28,7 @@ impl Router {
         };
         let entry = self.transports.vacant_entry();
         let slot = entry.key();
-        let egress = Egress::new(key, slot, outbound);
+        let egress = Egress::new(key, slot, outbound, now);
         entry.insert(Transport::new(inbound, egress, now));
         self.transport_slots.insert(key, slot);
     }
@@ -79,6 +79,7 @@ impl Router {
         }
         let slot = self.tracks.insert(Track::new(key, config, &self.config));
         self.track_slots.insert(key, slot);
+        self.join_group(slot);
         self.refresh_track(now, slot, out);
     }
 
@@ -89,6 +90,7 @@ impl Router {
         let Some(track) = self.tracks.try_remove(slot) else {
             return;
         };
+        self.leave_group(&track);
         for position in track.downtracks {
             self.detach(position);
         }
@@ -122,13 +124,13 @@ impl Router {
         ) else {
             return;
         };
-        let first = transport.egress.first_index(config.ssrc, first);
-        let first_rtx = match config.rtx_ssrc {
-            Some(ssrc) => transport.egress.first_index(ssrc, first_rtx),
-            None => first_rtx,
-        };
         let at = (transport_slot, track_slot);
         let mut downtrack = Downtrack::new(at, config, (first, first_rtx), now);
+        for ssrc in std::iter::once(config.ssrc).chain(config.rtx_ssrc) {
+            if let Some(retired) = transport.egress.revive(ssrc) {
+                downtrack.go_on(retired);
+            }
+        }
         let packets = if track.is_audio() {
             self.config.audio_cache_packets
         } else {
@@ -174,9 +176,13 @@ impl Router {
         transport.by_ssrc.retain(|_, other| *other != position);
         transport
             .egress
-            .retire(downtrack.line.ssrc, downtrack.rewriter.next_free());
+            .pacer
+            .retain(|held| held.position() != position);
+        let media = Retired::Media(downtrack.rewriter.suspend(), downtrack.last_sent);
+        transport.egress.retire(downtrack.line.ssrc, media);
         if let Some(ssrc) = downtrack.rtx_ssrc {
-            transport.egress.retire(ssrc, downtrack.next_rtx);
+            let repair = Retired::Repair(downtrack.next_rtx);
+            transport.egress.retire(ssrc, repair);
         }
     }
 
@@ -242,8 +248,12 @@ impl Router {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
-        let added = streams & !track.exported;
+        let mut added = streams & !track.exported;
         track.exported = streams;
+        if track.is_svc() {
+            // All layers are in the one stream.
+            added = u8::from(added != 0);
+        }
         if !track.is_audio() && !track.muted {
             for stream in (0..track.config.streams).filter(|stream| added & (1 << stream) != 0) {
                 self.request_keyframe(now, slot, stream, out);

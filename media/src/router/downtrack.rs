@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::egress::Line;
+use super::egress::{Line, Retired};
 use super::report::DowntrackMeter;
 use super::track::Track;
 use super::{SendPayload, SenderClock, StreamIndex, SubscriptionConfig, Target};
-use crate::layer::Vp8;
-use crate::packet::{Codec, Packet};
+use crate::layer::{Limits, Selection, Vp8};
+use crate::packet::Packet;
 use crate::retransmit::SendHistory;
 use crate::rewrite::Rewriter;
 
@@ -34,8 +34,8 @@ pub(super) struct Downtrack {
     pub(super) current: Option<StreamIndex>,
     /// The stream that was forwarded last, whose timestamps go on.
     previous: Option<StreamIndex>,
-    /// Highest temporal layer that is forwarded.
-    temporal: u8,
+    /// What is forwarded of that stream.
+    pub(super) selection: Selection,
     pub(super) rewriter: Rewriter,
     pub(super) history: Option<SendHistory>,
     pub(super) line: Line,
@@ -92,7 +92,13 @@ impl Downtrack {
             priority: 0,
             current: None,
             previous: None,
-            temporal: 0,
+            selection: Selection::new(
+                Limits {
+                    spatial: 0,
+                    temporal: 0,
+                },
+                0,
+            ),
             rewriter: Rewriter::new(first.0),
             history: None,
             line: Line::new(config),
@@ -115,11 +121,27 @@ impl Downtrack {
         }
     }
 
+    /// Goes on where an earlier subscription under the same SSRC ended.
+    pub(super) fn go_on(&mut self, retired: Retired) {
+        match retired {
+            Retired::Media(suspended, last_sent) => {
+                self.rewriter = Rewriter::resume(suspended);
+                self.last_sent = last_sent;
+            }
+            Retired::Repair(next) => self.next_rtx = next,
+        }
+    }
+
     /// What is forwarded at the moment.
-    pub(super) fn sent(&self) -> Option<Target> {
-        self.current.map(|layer| Target {
-            layer,
-            temporal: self.temporal,
+    pub(super) fn sent(&self, track: &Track) -> Option<Target> {
+        let now = self.selection.now();
+        self.current.map(|stream| Target {
+            layer: if track.is_svc() {
+                track.highest_live(now.spatial).unwrap_or_default()
+            } else {
+                stream
+            },
+            temporal: now.temporal,
         })
     }
 
@@ -140,27 +162,39 @@ impl Downtrack {
 
     /// The stream that this subscription should get: the highest live one up to the target.
     pub(super) fn desired(&self, track: &Track) -> Option<StreamIndex> {
-        let highest = self
-            .target?
-            .layer
-            .min(track.config.streams.saturating_sub(1));
-        let live = (0..=highest)
-            .rev()
-            .find(|stream| track.live & (1 << stream) != 0);
-        Some(live.unwrap_or(highest))
+        let target = self.target?;
+        if track.is_svc() {
+            return Some(0);
+        }
+        Some(
+            track
+                .highest_live(target.layer)
+                .unwrap_or_else(|| track.top(target.layer)),
+        )
     }
 
-    /// Bitmask of streams that this subscription needs to have delivered.
+    /// Bitmask of layers that this subscription needs to have delivered.
     pub(super) fn demand(&self, track: &Track) -> u8 {
         let Some(target) = self.target else { return 0 };
-        let highest = target.layer.min(track.config.streams.saturating_sub(1));
-        if self.current == Some(highest) && track.live & (1 << highest) != 0 {
+        let highest = track.top(target.layer);
+        let settled = self.current == Some(highest) && track.live & (1 << highest) != 0;
+        if settled && !track.is_svc() {
             1 << highest
         } else {
-            // Whatever comes first is shown until the wanted one is there.
+            // With SVC a layer needs those below. Without, whatever comes first is shown until the wanted one is there.
             let current = self.current.map_or(0, |current| 1 << current);
             ((2u8 << highest) - 1) | current
         }
+    }
+
+    /// The stream of whose keyframe this subscription is in need: to begin, or to get a higher layer.
+    pub(super) fn waits_for(&self, track: &Track) -> Option<StreamIndex> {
+        let desired = self.desired(track)?;
+        if self.current != Some(desired) {
+            return Some(desired);
+        }
+        let highest = track.highest_live(self.target?.layer)?;
+        (track.is_svc() && self.selection.now().spatial < highest).then_some(desired)
     }
 
     /// Decides about a packet of `stream`.
@@ -169,20 +203,27 @@ impl Downtrack {
         let Some(target) = self.target else {
             return Verdict::Ignore;
         };
+        let layer = packet.layer;
+        let limits = track.limits(target);
+        let padding = packet.payload().is_empty();
         if self.current == Some(stream) {
-            return self.admit_temporal(target, packet);
+            let forward = !padding && self.selection.admit(limits, packet.timestamp, layer);
+            return if forward {
+                Verdict::Forward
+            } else {
+                Verdict::Skip
+            };
         }
-        let begins = packet.layer.key && packet.layer.frame_start && !packet.payload().is_empty();
+        let begins = layer.key && layer.frame_start && layer.spatial == 0 && !padding;
         if begins && self.may_switch(track, stream, target) {
-            self.temporal = target.temporal;
+            self.selection = Selection::new(limits, packet.timestamp);
             return Verdict::Switch;
         }
         Verdict::Ignore
     }
 
     fn may_switch(&self, track: &Track, stream: StreamIndex, target: Target) -> bool {
-        let highest = target.layer.min(track.config.streams.saturating_sub(1));
-        if stream > highest {
+        if stream > track.top(target.layer) {
             return false;
         }
         match self.current {
@@ -195,30 +236,18 @@ impl Downtrack {
         }
     }
 
-    /// Temporal layers are filtered where the numbering can be closed: VP8.
+    /// The marker bit that the receiver gets: where spatial layers are left out, a picture ends earlier.
     #[inline]
-    fn admit_temporal(&mut self, target: Target, packet: &Packet) -> Verdict {
-        if packet.payload().is_empty() {
-            return Verdict::Skip;
-        }
-        if packet.codec != Codec::Vp8 {
-            return Verdict::Forward;
-        }
-        let layer = packet.layer;
-        if layer.frame_start {
-            if layer.key || target.temporal < self.temporal {
-                self.temporal = target.temporal;
-            } else if layer.temporal > self.temporal
-                && layer.temporal <= target.temporal
-                && layer.switch_point
-            {
-                self.temporal = layer.temporal;
-            }
-        }
-        if layer.temporal > self.temporal {
-            Verdict::Skip
-        } else {
-            Verdict::Forward
+    pub(super) fn marker(&self, packet: &Packet) -> bool {
+        packet.marker || (!packet.codec.is_audio() && self.selection.ends_picture(packet.layer))
+    }
+
+    /// A hop before left out so many numbers right before `number`.
+    #[inline]
+    pub(super) fn skip_left_out(&mut self, number: u64, left_out: u16) {
+        if left_out > 0 {
+            let first = number.saturating_sub(u64::from(left_out));
+            self.rewriter.skip_run(first, number);
         }
     }
 

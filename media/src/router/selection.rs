@@ -52,10 +52,8 @@ impl Router {
             .iter()
             .filter_map(|&at| self.downtracks.get(at))
         {
-            if let Some(desired) = downtrack.desired(track)
-                && downtrack.current != Some(desired)
-            {
-                waiting |= 1 << desired;
+            if let Some(stream) = downtrack.waits_for(track) {
+                waiting |= 1 << stream;
             }
         }
         waiting
@@ -65,7 +63,7 @@ impl Router {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
-        let simulcast = track.config.streams > 1 && track.live != 0;
+        let layered = track.config.layers() > 1 && track.live != 0;
         let pending = track
             .streams
             .iter()
@@ -75,7 +73,7 @@ impl Router {
         let look = if waiting {
             Some(now + LOOK_INTERVAL)
         } else {
-            (simulcast && !track.downtracks.is_empty()).then(|| now + STALL / 2)
+            (layered && !track.downtracks.is_empty()).then(|| now + STALL / 2)
         };
         if let Some(at) = pending.into_iter().chain(look).min() {
             self.timers.arm(&mut track.armed, Timer::Track(slot), at);

@@ -10,9 +10,13 @@ use crate::rtcp;
 use crate::srtp::Profile;
 use call::{Call, Encoder, Received, high, is_pli, key, publish_audio, publish_video};
 
+mod audio;
+mod bottleneck;
 mod call;
+mod left_out;
 mod repair;
 mod report;
+mod svc;
 mod switching;
 
 fn seqs(media: &[Received]) -> Vec<u16> {

@@ -2,15 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use super::audio::Talker;
 use super::lateness::Lateness;
 use super::reception::Reception;
 use super::report::UplinkMeter;
 use super::timers::Armed;
-use super::{Config, SenderClock, Source, StreamIndex, TrackConfig, TrackKey};
-use crate::layer::Reader;
-use crate::packet::Codec;
+use super::{Config, LAYERS_MAX, SenderClock, Source, StreamIndex, Target, TrackConfig, TrackKey};
+use crate::layer::{Limits, Reader};
+use crate::packet::{Codec, LayerMeta};
 use crate::retransmit::{NackGenerator, PacketCache};
-use crate::rtp::extend;
+use crate::rtp::{extend, low16};
 use crate::srtp::ReplayWindow;
 
 /// Simulcast streams of a track.
@@ -18,6 +19,9 @@ const STREAMS_MAX: u8 = 3;
 
 /// A jump by more than this is a new beginning of the stream, not loss.
 const JUMP_MAX: u64 = 1000;
+
+/// Packets from before a long run that was left out which may come late: repairs of one round trip.
+const LATE_MAX: u16 = 64;
 
 /// A simulcast stream without packets for this long is taken for stopped by its sender.
 pub(super) const STALL: Duration = Duration::from_millis(1000);
@@ -40,10 +44,14 @@ pub(super) struct Track {
     pub(super) downtracks: Vec<usize>,
     /// Bitmask of streams last announced as wanted.
     pub(super) demand: u8,
-    /// Bitmask of streams with recent packets.
+    /// Bitmask of layers with recent packets.
     pub(super) live: u8,
+    /// When each layer last had one.
+    seen: [Option<Instant>; LAYERS_MAX],
     pub(super) armed: Armed,
     pub(super) last_level: Option<Instant>,
+    /// Its place among the talkers of its room, of audio.
+    pub(super) talker: Option<Talker>,
 }
 
 impl Track {
@@ -51,7 +59,11 @@ impl Track {
         let streams = track.streams.clamp(1, STREAMS_MAX);
         Self {
             key,
-            config: TrackConfig { streams, ..track },
+            config: TrackConfig {
+                streams,
+                spatial: track.spatial.clamp(1, STREAMS_MAX),
+                ..track
+            },
             muted: false,
             speaking: false,
             exported: 0,
@@ -61,8 +73,10 @@ impl Track {
             downtracks: Vec::new(),
             demand: 0,
             live: 0,
+            seen: [None; LAYERS_MAX],
             armed: Armed::default(),
             last_level: None,
+            talker: None,
         }
     }
 
@@ -87,12 +101,67 @@ impl Track {
         !self.downtracks.is_empty() || self.exported != 0
     }
 
-    /// Updates which streams are live; returns whether that changed.
+    /// Whether layers are spatial layers of the one stream.
+    #[inline]
+    pub(super) fn is_svc(&self) -> bool {
+        self.config.streams == 1 && self.config.spatial > 1
+    }
+
+    /// The highest layer that there is up to `layer`.
+    pub(super) fn top(&self, layer: u8) -> u8 {
+        layer.min(self.config.layers().saturating_sub(1))
+    }
+
+    /// The highest layer up to `layer` that has recent packets.
+    pub(super) fn highest_live(&self, layer: u8) -> Option<u8> {
+        let mut layers = (0..=self.top(layer)).rev();
+        layers.find(|layer| self.live & (1 << layer) != 0)
+    }
+
+    /// What a target allows of the stream at hand. Without SVC a stream is not filtered by spatial layers.
+    #[inline]
+    pub(super) fn limits(&self, target: Target) -> Limits {
+        Limits {
+            spatial: if self.is_svc() { target.layer } else { 7 },
+            temporal: target.temporal,
+        }
+    }
+
+    /// The layer index of a packet: its stream, or its spatial layer with SVC.
+    #[inline]
+    pub(super) fn layer_of(&self, stream: StreamIndex, meta: LayerMeta) -> u8 {
+        if self.is_svc() {
+            self.top(meta.spatial)
+        } else {
+            stream
+        }
+    }
+
+    /// Whether somebody outside wants packets of a stream.
+    pub(super) fn exports(&self, stream: StreamIndex) -> bool {
+        if self.is_svc() {
+            self.exported != 0
+        } else {
+            self.exported & (1 << stream) != 0
+        }
+    }
+
+    /// A packet of a layer came; returns whether that layer is live again.
+    #[inline]
+    pub(super) fn note_packet(&mut self, now: Instant, layer: u8) -> bool {
+        if let Some(seen) = self.seen.get_mut(usize::from(layer)) {
+            *seen = Some(now);
+        }
+        let before = self.live;
+        self.live |= 1 << layer;
+        self.live != before
+    }
+
+    /// Updates which layers are live; returns whether that changed.
     pub(super) fn refresh_live(&mut self, now: Instant) -> bool {
         let before = self.live;
-        for (bit, stream) in self.streams.iter().enumerate() {
-            let stalled = stream.last_packet.is_none_or(|last| now >= last + STALL);
-            if stalled {
+        for (bit, seen) in self.seen.iter().enumerate() {
+            if seen.is_none_or(|last| now >= last + STALL) {
                 self.live &= !(1 << bit);
             }
         }
@@ -113,6 +182,8 @@ pub(super) struct Stream {
     highest: Option<u64>,
     seen: ReplayWindow,
     anew: bool,
+    /// Highest number before the last run that was left out, and how many packets from there may still come.
+    before: Option<(u64, u16)>,
 }
 
 /// Outcome of numbering a packet.
@@ -143,6 +214,7 @@ impl Stream {
             highest: None,
             seen: ReplayWindow::default(),
             anew: false,
+            before: None,
         }
     }
 
@@ -151,8 +223,8 @@ impl Stream {
         self.highest.is_none_or(|highest| number >= highest)
     }
 
-    /// Extends a sequence number and finds repeats and restarts.
-    pub(super) fn number(&mut self, seq: u16) -> Numbered {
+    /// Extends a sequence number and finds repeats and restarts. What a hop before left out is no jump, however much it is.
+    pub(super) fn number(&mut self, seq: u16, left_out: u16) -> Numbered {
         let Some(highest) = self.highest else {
             // Room below for reordering at the start.
             let first = 0x1_0000 + u64::from(seq);
@@ -160,16 +232,35 @@ impl Stream {
             self.seen.accept(first);
             return Numbered::Continues(first);
         };
-        let number = extend(highest, seq);
-        if std::mem::take(&mut self.anew) || number.abs_diff(highest) > JUMP_MAX {
+        let number = extend_over(highest, seq, left_out);
+        let left_out = u64::from(left_out).min(number.saturating_sub(highest));
+        if std::mem::take(&mut self.anew) {
+            return Numbered::Restarts(self.restart(seq));
+        }
+        if number.abs_diff(highest + left_out) > JUMP_MAX {
+            if left_out == 0 && self.is_from_before(seq) {
+                return Numbered::Duplicate;
+            }
             return Numbered::Restarts(self.restart(seq));
         }
         if !self.seen.is_fresh(number) {
             return Numbered::Duplicate;
         }
+        if left_out > 0 {
+            self.before = Some((highest, LATE_MAX));
+        }
         self.seen.accept(number);
         self.highest = Some(highest.max(number));
         Numbered::Continues(number)
+    }
+
+    /// Whether a packet that fits nowhere is a late one of before the last run that was left out.
+    fn is_from_before(&mut self, seq: u16) -> bool {
+        let Some((highest, left)) = self.before else {
+            return false;
+        };
+        self.before = left.checked_sub(1).map(|left| (highest, left));
+        extend(highest, seq).abs_diff(highest) <= u64::from(LATE_MAX)
     }
 
     /// Begins anew two cycles on, so that no old number comes back.
@@ -180,6 +271,7 @@ impl Stream {
         let first = cycles + u64::from(seq);
         self.highest = Some(first);
         self.seen.accept(first);
+        self.before = None;
         self.cache.clear();
         self.clock = None;
         first
@@ -188,6 +280,22 @@ impl Stream {
     /// The publisher gave the stream another SSRC: whatever comes next is a restart.
     pub(super) fn forget(&mut self) {
         self.anew = true;
+    }
+}
+
+/// Extends a sequence number before which `left_out` numbers were left out: the nearest one, unless the run explains one further
+/// ahead.
+fn extend_over(highest: u64, seq: u16, left_out: u16) -> u64 {
+    let nearest = extend(highest, seq);
+    let late = nearest <= highest && highest - nearest <= JUMP_MAX;
+    let ahead = u64::from(seq.wrapping_sub(low16(highest)));
+    let run = u64::from(left_out);
+    // The packet right after a run of nearly all numbers looks late.
+    let follows = run > 0 && ahead == run + 1;
+    if follows || !late && ahead <= run + JUMP_MAX {
+        highest + ahead
+    } else {
+        nearest
     }
 }
 

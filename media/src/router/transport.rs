@@ -28,6 +28,7 @@ pub(super) struct Transport {
     /// Some SSRC of what it publishes, for transport-wide feedback.
     pub(super) media_ssrc: u32,
     pub(super) armed: Armed,
+    pub(super) armed_pacer: Armed,
     pub(super) feedback_due: Option<Instant>,
     /// Reception reports, while it publishes.
     pub(super) report_due: Option<Instant>,
@@ -56,6 +57,7 @@ impl Transport {
             twcc: None,
             media_ssrc: 0,
             armed: Armed::default(),
+            armed_pacer: Armed::default(),
             feedback_due: None,
             report_due: None,
             sender_report_due: None,

@@ -124,6 +124,8 @@ pub enum MeshCommand {
     /// This edge's state of a room. The mesh fills in the origin and destinations, sends it to every other member, and again in full
     /// to new members and after a link came up.
     RoomState(proto::link::RoomState),
+    /// Who speaks at this edge. The mesh fills in the origin and destinations.
+    Speakers(proto::link::Speakers),
     /// This edge serves the room no more; tell the others.
     RoomGone(RoomName),
     /// A data message of a local participant. Without destinations it goes to every other member.
@@ -142,6 +144,8 @@ pub enum MeshCommand {
         clock_rate: u32,
         /// Number of simulcast streams, 1 to 3.
         streams: u8,
+        /// Spatial layers inside the one stream (SVC), 1 to 3; 1 with simulcast.
+        spatial: u8,
     },
     /// A track published here has ended.
     Unpublish {
@@ -167,7 +171,7 @@ pub enum MeshCommand {
         origin: NodeId,
         /// Its key on this node.
         track: TrackKey,
-        /// Bit n set: stream n is wanted; 0 for none.
+        /// Bit n set: layer n (simulcast stream, or spatial layer with SVC) is wanted; 0 for none.
         streams: u8,
     },
     /// A local subscriber needs a keyframe of a remote track.
@@ -186,7 +190,7 @@ pub enum MeshEvent {
     Demand {
         /// The track.
         track: TrackKey,
-        /// Bit n set: stream n is wanted; 0 for none.
+        /// Bit n set: layer n (simulcast stream, or spatial layer with SVC) is wanted; 0 for none.
         streams: u8,
     },
     /// Somebody needs a keyframe of a track published here.
@@ -207,6 +211,8 @@ pub enum MeshEvent {
     },
     /// Another edge's state of a room; it may be one already known, never an older one.
     RoomState(proto::link::RoomState),
+    /// Who speaks at another edge.
+    Speakers(proto::link::Speakers),
     /// Another edge serves the room no more: it said so, or left the plan.
     RoomGone {
         /// The room.

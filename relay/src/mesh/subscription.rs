@@ -10,6 +10,7 @@ use proto::{NodeId, RoomName, TrackSid};
 
 use super::Mesh;
 use super::command::{MeshCommand, MeshEvent};
+use super::left_out::LeftOut;
 use super::peer::PeerKey;
 use super::track::{
     Downstream, Format, Leaving, Publication, STREAMS_ALL, STREAMS_MAX, Track, Upstream, streams_of,
@@ -42,6 +43,7 @@ impl Mesh {
             audio,
             clock_rate,
             streams,
+            spatial,
         } = command
         else {
             return;
@@ -58,7 +60,11 @@ impl Mesh {
                 (false, 0) => Class::Base,
                 (false, _) => Class::Upper,
             };
-            *format = (stream < usize::from(streams)).then_some(Format { class, clock_rate });
+            *format = (stream < usize::from(streams)).then_some(Format {
+                class,
+                clock_rate,
+                spatial,
+            });
         }
         self.by_key.insert(key, index);
         self.refresh_track(now, index);
@@ -175,6 +181,8 @@ impl Mesh {
                 streams,
                 path: message.path,
                 flows: [None; STREAMS_MAX],
+                left_out: [LeftOut::default(); STREAMS_MAX],
+                talker: None,
             }),
         }
         self.refresh_track(now, index);
@@ -333,9 +341,14 @@ impl Mesh {
     /// A link is gone, and all subscriptions over it.
     pub(super) fn forget_peer(&mut self, gone: PeerKey) {
         for (_, track) in &mut self.tracks {
-            track
-                .downstreams
-                .retain(|downstream| downstream.peer != gone);
+            let (lost, kept) = std::mem::take(&mut track.downstreams)
+                .into_iter()
+                .partition(|downstream| downstream.peer == gone);
+            track.downstreams = kept;
+            let lost: Vec<Downstream> = lost;
+            for talker in lost.iter().filter_map(|downstream| downstream.talker) {
+                self.voices.remove(talker);
+            }
             if track
                 .upstream
                 .as_ref()

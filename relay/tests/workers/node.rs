@@ -108,6 +108,7 @@ impl Node {
                 .map(|(node, at)| (NodeId::from(*node), *at))
                 .collect::<BTreeMap<_, _>>(),
             rate_bps_max: worker::DEFAULT_RATE_BPS,
+            audio_streams: worker::DEFAULT_AUDIO_STREAMS,
             credentials: credentials(authority, name, region),
         };
         let handle = spawn(config, Box::new(Sink(sink)), &registry, shutdown.clone()).unwrap();
@@ -233,6 +234,7 @@ pub(crate) fn publish(node: &Node, sid: &str, key: u32, audio: bool) {
         audio,
         clock_rate: if audio { 48_000 } else { 90_000 },
         streams: if audio { 1 } else { 3 },
+        spatial: 1,
     });
 }
 
@@ -257,6 +259,7 @@ pub(crate) fn packet(pool: &mut Pool, codec: Codec, seq: u16, len: usize) -> Pac
         codec,
         marker: true,
         seq,
+        left_out: 0,
         timestamp: u32::from(seq) * 960,
         layer,
         ext: Extensions::default(),

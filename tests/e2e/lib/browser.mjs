@@ -1,6 +1,6 @@
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
-import { existsSync, mkdtempSync } from 'node:fs';
+import { existsSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { tmpdir } from 'node:os';
@@ -28,6 +28,9 @@ const PAGE = fileURLToPath(new URL('./page/', import.meta.url));
 const FILES = {
   '/': [join(PAGE, 'index.html'), 'text/html'],
   '/client.js': [join(PAGE, 'client.js'), 'text/javascript'],
+  '/whip.html': [join(PAGE, 'whip.html'), 'text/html'],
+  '/whip.js': [join(PAGE, 'whip.js'), 'text/javascript'],
+  '/lip_sync.js': [join(PAGE, 'lip_sync.js'), 'text/javascript'],
   '/livekit-client.mjs': [LIBRARY, 'text/javascript'],
 };
 
@@ -38,8 +41,8 @@ export function chromiumPath() {
   return found;
 }
 
-/** Serves the test page on a free port of the loopback address. */
-async function servePage() {
+/** Serves the test page on a free port of an address of this host. */
+async function servePage(host) {
   const server = createServer(async (request, response) => {
     const [path, type] = FILES[new URL(request.url, 'http://localhost').pathname] ?? [];
     if (!path) {
@@ -48,35 +51,50 @@ async function servePage() {
     }
     response.writeHead(200, { 'content-type': type, 'cache-control': 'no-store' }).end(await readFile(path));
   });
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  await new Promise((resolve) => server.listen(0, host, resolve));
   return server;
+}
+
+/** A script that starts the browser through other commands; its pipes pass through. */
+function wrap(directory, command) {
+  const script = join(directory, 'chromium');
+  const words = [...command, chromiumPath()].map((word) => `'${word}'`).join(' ');
+  writeFileSync(script, `#!/bin/sh\nexec ${words} "$@"\n`, { mode: 0o755 });
+  return script;
 }
 
 /** A headless Chromium with a fresh profile, fake devices and the test page. */
 export class Browser {
-  static async start() {
+  /**
+   * @param {{command?: string[], host?: string, camera?: string}} options `command` starts it, for example in a network
+   *   namespace that reaches this machine at `host`; `camera` is a file (Y4M or MJPEG) to film instead of the test picture
+   */
+  static async start({ command = [], host = '127.0.0.1', camera } = {}) {
     const browser = new Browser();
-    browser.server = await servePage();
+    browser.host = host;
+    browser.server = await servePage(host);
     browser.profile = mkdtempSync(join(tmpdir(), 'antipode-e2e-chromium-'));
-    browser.context = await chromium.launchPersistentContext(browser.profile, {
-      executablePath: chromiumPath(),
+    const flags = [...FLAGS, `--unsafely-treat-insecure-origin-as-secure=${browser.origin}`];
+    if (camera) flags.push(`--use-file-for-fake-video-capture=${camera}`);
+    browser.context = await chromium.launchPersistentContext(join(browser.profile, 'profile'), {
+      executablePath: command.length > 0 ? wrap(browser.profile, command) : chromiumPath(),
       headless: true,
-      args: FLAGS,
+      args: flags,
       viewport: { width: 1280, height: 720 },
     });
     return browser;
   }
 
   get origin() {
-    return `http://127.0.0.1:${this.server.address().port}`;
+    return `http://${this.host}:${this.server.address().port}`;
   }
 
   /** Opens a page for one participant. `logs` receives its console. */
-  async open(identity, region, { log }) {
+  async open(identity, region, { log, path = '/' }) {
     const page = await this.context.newPage();
     page.on('console', (message) => log(`${identity} console ${message.type()}: ${message.text()}`));
     page.on('pageerror', (error) => log(`${identity} page error: ${error}`));
-    await page.goto(this.origin);
+    await page.goto(new URL(path, this.origin).href);
     await page.waitForFunction('window.e2e !== undefined');
     return new BrowserParticipant(identity, region, page);
   }

@@ -10,10 +10,14 @@ const REQUEST_TIMEOUT_MS = 40_000;
 
 /** A participant in a native client of its own process. */
 export class NativeParticipant extends Participant {
-  /** Starts the process; `python` is the interpreter of the environment that has the client library. */
-  static async start(identity, region, { python, logs }) {
+  /**
+   * Starts the process; `python` is the interpreter of the environment that has the client library, `command` starts it,
+   * for example in a network namespace.
+   */
+  static async start(identity, region, { python, logs, command = [] }, script = SCRIPT) {
     const participant = new NativeParticipant(identity, region);
-    const child = spawn(python, [SCRIPT], { stdio: ['pipe', 'pipe', 'pipe'] });
+    const [program, ...args] = [...command, python, script];
+    const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'] });
     child.stderr.pipe(createWriteStream(join(logs, `native-${identity}.log`)));
     child.stdin.on('error', () => {});
     participant.child = child;

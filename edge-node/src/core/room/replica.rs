@@ -31,6 +31,8 @@ struct Origin {
     incarnation: u64,
     version: u64,
     speakers: BTreeMap<String, f32>,
+    /// Of the last message that said only who speaks.
+    speakers_version: u64,
     qualities: BTreeMap<String, lk::ConnectionQualityInfo>,
     /// Tracks that somebody there needs in their backup codec.
     backup_wanted: BTreeSet<TrackSid>,
@@ -44,6 +46,9 @@ impl Replicas {
         let known = self.origins.entry(origin.clone()).or_default();
         if (state.incarnation, state.version) <= (known.incarnation, known.version) {
             return false;
+        }
+        if state.incarnation != known.incarnation {
+            known.speakers_version = 0;
         }
         (known.incarnation, known.version) = (state.incarnation, state.version);
         known.leaves_at = None;
@@ -299,6 +304,21 @@ impl Room {
         }
     }
 
+    /// Who of another edge speaks, said apart from the rest of its state.
+    pub(super) fn apply_speakers_of(&mut self, speakers: &proto::link::Speakers) {
+        let origin = NodeId::from(speakers.origin.as_str());
+        // Its state comes first: nobody of it is known before.
+        let Some(known) = self.replicas.origins.get_mut(&origin) else {
+            return;
+        };
+        let newer = speakers.version > known.speakers_version;
+        if speakers.incarnation != known.incarnation || !newer {
+            return;
+        }
+        known.speakers_version = speakers.version;
+        self.apply_speakers(&origin, &speakers.speakers);
+    }
+
     /// Tells ours who of the other edge began, changed or stopped speaking.
     fn apply_speakers(&mut self, origin: &NodeId, encoded: &[Vec<u8>]) {
         let Some(known) = self.replicas.origins.get_mut(origin) else {
@@ -316,14 +336,18 @@ impl Room {
             sid: sid.clone(),
             ..Default::default()
         });
-        let speaking = now.iter().map(|(sid, &level)| lk::SpeakerInfo {
-            sid: sid.clone(),
-            level,
-            active: true,
-        });
-        let speakers: Vec<lk::SpeakerInfo> = stopped.chain(speaking).collect();
+        let news = |(sid, level): &(&String, &f32)| known.speakers.get(*sid) != Some(level);
+        let speaking = now
+            .iter()
+            .filter(news)
+            .map(|(sid, &level)| lk::SpeakerInfo {
+                sid: sid.clone(),
+                level,
+                active: true,
+            });
+        let changes: Vec<lk::SpeakerInfo> = speaking.chain(stopped).collect();
         known.speakers = now;
-        self.tell_all(&Response::SpeakersChanged(lk::SpeakersChanged { speakers }));
+        self.tell_speaker_changes(changes);
     }
 
     /// An edge left the room, or was away too long.

@@ -6,13 +6,130 @@ use std::net::SocketAddr;
 use super::ice::Credentials;
 use crate::client::connection::{OPUS_PAYLOAD_TYPE, VP8_PAYLOAD_TYPE};
 
+/// RFC 6464.
+pub(super) const AUDIO_LEVEL_ID: u8 = 1;
+/// RFC 9143.
+pub(super) const MID_ID: u8 = 4;
+/// RFC 8852, `rtp-stream-id`.
+pub(super) const RID_ID: u8 = 10;
+/// RFC 8852, `repaired-rtp-stream-id`.
+pub(super) const REPAIRED_RID_ID: u8 = 11;
+const SDES: &str = "urn:ietf:params:rtp-hdrext:sdes:";
+
+/// What a track of ours is sent as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Opus,
+    Vp8,
+    Vp9,
+    Av1,
+}
+
+impl Format {
+    /// Repairs have the next one.
+    pub(super) fn payload_type(self) -> u8 {
+        match self {
+            Self::Opus => OPUS_PAYLOAD_TYPE,
+            Self::Vp8 => VP8_PAYLOAD_TYPE,
+            Self::Vp9 => 98,
+            Self::Av1 => 45,
+        }
+    }
+
+    pub(super) fn is_video(self) -> bool {
+        self != Self::Opus
+    }
+
+    pub(super) fn clock_rate(self) -> u32 {
+        if self.is_video() { 90_000 } else { 48_000 }
+    }
+
+    fn rtpmap(self) -> &'static str {
+        match self {
+            Self::Opus => "opus/48000/2",
+            Self::Vp8 => "VP8/90000",
+            Self::Vp9 => "VP9/90000",
+            Self::Av1 => "AV1/90000",
+        }
+    }
+
+    /// The section's `m` line, and what describes its payload types.
+    fn lines(self, repaired: bool) -> String {
+        let pt = self.payload_type();
+        let rtpmap = self.rtpmap();
+        if !self.is_video() {
+            return format!(
+                "m=audio 9 UDP/TLS/RTP/SAVPF {pt}\r\na=rtpmap:{pt} {rtpmap}\r\n\
+                 a=fmtp:{pt} minptime=10;useinbandfec=1\r\n"
+            );
+        }
+        let rtx = pt + 1;
+        let (list, repair) = if repaired {
+            let lines = format!("a=rtpmap:{rtx} rtx/90000\r\na=fmtp:{rtx} apt={pt}\r\n");
+            (format!("{pt} {rtx}"), lines)
+        } else {
+            (pt.to_string(), String::new())
+        };
+        format!(
+            "m=video 9 UDP/TLS/RTP/SAVPF {list}\r\na=rtpmap:{pt} {rtpmap}\r\n\
+             a=rtcp-fb:{pt} nack\r\na=rtcp-fb:{pt} nack pli\r\na=rtcp-fb:{pt} ccm fir\r\n{repair}"
+        )
+    }
+}
+
+/// A track of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sending {
+    pub(super) format: Format,
+    pub(super) cid: String,
+    /// Of each stream, lowest layer first, and of its repairs.
+    pub(super) ssrcs: Vec<(u32, u32)>,
+}
+
+impl Sending {
+    /// Names of the simulcast streams as LiveKit clients give them; none for a single stream.
+    pub(super) fn rids(&self) -> &'static [&'static str] {
+        match self.ssrcs.len() {
+            0 | 1 => &[],
+            2 => &["q", "h"],
+            _ => &["q", "h", "f"],
+        }
+    }
+
+    fn lines(&self) -> String {
+        let cid = &self.cid;
+        let rids = self.rids();
+        let mut out = format!("a=sendonly\r\na=msid:lab {cid}\r\n");
+        if rids.is_empty() {
+            for &(ssrc, repair) in &self.ssrcs {
+                if self.format.is_video() {
+                    out.push_str(&format!("a=ssrc-group:FID {ssrc} {repair}\r\n"));
+                    out.push_str(&format!("a=ssrc:{repair} cname:lab\r\n"));
+                }
+                out.push_str(&format!("a=ssrc:{ssrc} cname:lab\r\n"));
+                out.push_str(&format!("a=ssrc:{ssrc} msid:lab {cid}\r\n"));
+            }
+        } else {
+            out.push_str(&format!("a=extmap:{RID_ID} {SDES}rtp-stream-id\r\n"));
+            out.push_str(&format!(
+                "a=extmap:{REPAIRED_RID_ID} {SDES}repaired-rtp-stream-id\r\n"
+            ));
+            for rid in rids {
+                out.push_str(&format!("a=rid:{rid} send\r\n"));
+            }
+            out.push_str(&format!("a=simulcast:send {}\r\n", rids.join(";")));
+        }
+        out
+    }
+}
+
 /// What a media section is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Section {
     /// Room for a track of somebody else.
     Receive { video: bool },
     /// A track of ours.
-    Send { video: bool, cid: String, ssrc: u32 },
+    Send(Sending),
 }
 
 /// Everything our offers say. Sections are only ever added (JSEP keeps their order).
@@ -44,42 +161,30 @@ impl Offer {
     }
 
     fn section(&self, mid: usize, section: &Section) -> String {
-        let video = match section {
-            Section::Receive { video } | Section::Send { video, .. } => *video,
-        };
         let Credentials { ufrag, pwd } = &self.credentials;
-        let codec = if video { video_codec() } else { audio_codec() };
-        let direction = match section {
-            Section::Receive { .. } => "a=recvonly\r\n".to_owned(),
-            Section::Send { cid, ssrc, .. } => format!(
-                "a=sendonly\r\na=msid:lab {cid}\r\na=ssrc:{ssrc} cname:lab\r\n\
-                 a=ssrc:{ssrc} msid:lab {cid}\r\n"
-            ),
+        let (codec, direction) = match section {
+            Section::Receive { video: true } => {
+                (Format::Vp8.lines(false), "a=recvonly\r\n".to_owned())
+            }
+            Section::Receive { video: false } => {
+                (Format::Opus.lines(false), "a=recvonly\r\n".to_owned())
+            }
+            Section::Send(sending) => (sending.format.lines(true), sending.lines()),
+        };
+        let level = match section {
+            Section::Send(sending) if !sending.format.is_video() => {
+                format!("a=extmap:{AUDIO_LEVEL_ID} urn:ietf:params:rtp-hdrext:ssrc-audio-level\r\n")
+            }
+            Section::Send(_) | Section::Receive { .. } => String::new(),
         };
         format!(
             "{codec}c=IN IP4 0.0.0.0\r\na=rtcp:9 IN IP4 0.0.0.0\r\na=ice-ufrag:{ufrag}\r\n\
              a=ice-pwd:{pwd}\r\na=ice-options:trickle\r\na=fingerprint:sha-256 {}\r\n\
              a=setup:actpass\r\na=mid:{mid}\r\na=rtcp-mux\r\na=rtcp-rsize\r\n\
-             a=extmap:4 urn:ietf:params:rtp-hdrext:sdes:mid\r\n{direction}",
+             a=extmap:{MID_ID} {SDES}mid\r\n{level}{direction}",
             self.fingerprint
         )
     }
-}
-
-fn audio_codec() -> String {
-    let pt = OPUS_PAYLOAD_TYPE;
-    format!(
-        "m=audio 9 UDP/TLS/RTP/SAVPF {pt}\r\na=rtpmap:{pt} opus/48000/2\r\n\
-         a=fmtp:{pt} minptime=10;useinbandfec=1\r\n"
-    )
-}
-
-fn video_codec() -> String {
-    let pt = VP8_PAYLOAD_TYPE;
-    format!(
-        "m=video 9 UDP/TLS/RTP/SAVPF {pt}\r\na=rtpmap:{pt} VP8/90000\r\n\
-         a=rtcp-fb:{pt} nack\r\na=rtcp-fb:{pt} nack pli\r\na=rtcp-fb:{pt} ccm fir\r\n"
-    )
 }
 
 /// The server's side of the transport, from its answer.
@@ -144,19 +249,33 @@ mod tests {
             fingerprint: "AA".to_owned(),
             sections: vec![
                 Section::Receive { video: false },
-                Section::Send {
-                    video: true,
+                Section::Send(Sending {
+                    format: Format::Vp8,
                     cid: "cam".to_owned(),
-                    ssrc: 5,
-                },
+                    ssrcs: vec![(5, 6)],
+                }),
             ],
             version: 2,
         };
         let sdp = offer.to_sdp();
         assert!(sdp.contains("a=group:BUNDLE 0 1\r\n"));
         assert!(sdp.contains("m=audio 9") && sdp.contains("a=recvonly"));
-        assert!(sdp.contains("a=msid:lab cam\r\na=ssrc:5 cname:lab"));
+        assert!(sdp.contains("a=msid:lab cam\r\na=ssrc-group:FID 5 6\r\n"));
+        assert!(sdp.contains("a=ssrc:5 msid:lab cam\r\n"));
+        assert!(sdp.contains("m=video 9 UDP/TLS/RTP/SAVPF 96 97\r\n"));
         assert!(sdp.lines().all(|line| line.get(1..2) == Some("=")));
+    }
+
+    #[test]
+    fn simulcast_streams_have_names_instead_of_ssrcs() {
+        let sending = Sending {
+            format: Format::Vp8,
+            cid: "cam".to_owned(),
+            ssrcs: vec![(1, 2), (3, 4), (5, 6)],
+        };
+        let lines = sending.lines();
+        assert!(lines.ends_with("a=rid:f send\r\na=simulcast:send q;h;f\r\n"));
+        assert!(!lines.contains("a=ssrc"));
     }
 
     #[test]

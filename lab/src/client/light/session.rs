@@ -14,15 +14,17 @@ use tokio::sync::{mpsc, watch};
 
 use super::ice::Credentials;
 use super::rtcp::read_feedback;
-use super::sdp::{Answer, Offer, Section, parse_candidate};
-use super::send::SendStream;
-use super::transport::{Identity, Received, Transport, rtp_payload};
-use crate::client::publish::{Counting, add_track_request};
+use super::sdp::{Answer, Offer, Section, Sending, parse_candidate};
+use super::send::SendTrack;
+use super::source::Source;
+use super::transport::{Identity, Received, Transport, arrival};
+use crate::client::publish::Counting;
+use crate::client::published::{add_camera, add_microphone, qualities};
 use crate::client::session::{FIRST_SECTIONS, LEAVE_TIMEOUT, local_address, unix_ms};
-use crate::client::{Error, Options, State};
+use crate::client::{Camera, Error, Microphone, Observer, Options, State};
 use crate::meter::{Meter, Sent};
 use crate::signal::{Join, Signal, Version};
-use crate::synthetic::VideoConfig;
+use crate::synthetic::monotonic_ns;
 
 /// Datagrams read before the task looks at anything else.
 const READ_BATCH: usize = 64;
@@ -37,10 +39,16 @@ const SECTIONS_MAX: usize = 1000;
 
 /// A track that waits for `track_published`.
 struct Announced {
-    cid: String,
-    ssrc: u32,
-    source: u32,
-    video: Option<VideoConfig>,
+    sending: Sending,
+    source: Source,
+    /// Of its stamps.
+    number: u32,
+}
+
+/// A track that is sent.
+struct Published {
+    sid: String,
+    track: SendTrack,
 }
 
 pub(in crate::client) struct LightSession {
@@ -55,9 +63,10 @@ pub(in crate::client) struct LightSession {
     local: SocketAddr,
     media: Option<(Arc<UdpSocket>, Transport)>,
     announced: Vec<Announced>,
-    streams: Vec<SendStream>,
+    published: Vec<Published>,
     counting: Counting,
     meter: Arc<Meter>,
+    observer: Option<Arc<dyn Observer>>,
     state: watch::Sender<State>,
 }
 
@@ -99,20 +108,30 @@ impl LightSession {
             local: SocketAddr::new(local_address(&options.url), 0),
             media: None,
             announced: Vec::new(),
-            streams: Vec::new(),
+            published: Vec::new(),
             counting: Counting {
                 sent,
                 window: options.window,
             },
             meter: options.meter,
+            observer: options.observer,
             state,
         };
-        let video = options.video.map(|video| (options.source, Some(video)));
-        let audio = options.audio.then_some((options.source + 1, None));
-        for (source, video) in video.into_iter().chain(audio) {
-            session.announce(source, video).await?;
+        if let Some(camera) = &options.video {
+            session.announce_camera(options.source, camera).await?;
         }
-        let name = response.participant.map(|participant| participant.identity);
+        if let Some(microphone) = &options.audio {
+            session
+                .announce_microphone(options.source + 1, microphone)
+                .await?;
+        }
+        let name = response
+            .participant
+            .as_ref()
+            .map(|who| who.identity.clone());
+        if let Some(observer) = &session.observer {
+            observer.told(monotonic_ns(), &Response::Join(response));
+        }
         Ok((session, name.unwrap_or_default()))
     }
 
@@ -158,12 +177,12 @@ impl LightSession {
             .media
             .as_ref()
             .is_some_and(|(_, media)| media.is_connected());
-        let streams = self
-            .streams
+        let tracks = self
+            .published
             .iter()
             .filter(|_| connected)
-            .map(SendStream::poll_timeout);
-        streams
+            .map(|published| published.track.poll_timeout());
+        tracks
             .chain(media)
             .min()
             .map_or(now + WAIT_MAX, |due| due.min(now + WAIT_MAX))
@@ -178,9 +197,9 @@ impl LightSession {
             return Err(Error::Ended("the server's media port is silent".to_owned()));
         }
         if transport.is_connected() {
-            for stream in &mut self.streams {
-                if stream.poll_timeout() <= now {
-                    stream.handle_timeout(now, transport)?;
+            for Published { track, .. } in &mut self.published {
+                if track.poll_timeout() <= now {
+                    track.handle_timeout(now, transport)?;
                 }
             }
         }
@@ -205,16 +224,22 @@ impl LightSession {
                 Received::Nothing => {}
                 Received::Rtp(packet) => {
                     // Empty payloads are padding, which probes send.
-                    if let Some(payload @ [_, ..]) = rtp_payload(&packet) {
-                        self.meter.receive(payload);
+                    if let Some(arrival) =
+                        arrival(&packet).filter(|arrival| !arrival.payload.is_empty())
+                    {
+                        let now_ns = monotonic_ns();
+                        self.meter.receive_at(arrival.payload, now_ns);
+                        if let Some(observer) = &self.observer {
+                            observer.received(now_ns, &arrival);
+                        }
                     }
                 }
                 Received::Rtcp(compound) => {
                     let mut feedback = Vec::new();
                     read_feedback(&compound, &mut feedback);
                     for feedback in &feedback {
-                        for stream in &mut self.streams {
-                            stream.handle_feedback(feedback, transport);
+                        for Published { track, .. } in &mut self.published {
+                            track.handle_feedback(feedback, transport)?;
                         }
                     }
                 }
@@ -222,6 +247,9 @@ impl LightSession {
             }
         }
         if !was_connected && transport.is_connected() {
+            if let Some(observer) = &self.observer {
+                observer.connected(monotonic_ns());
+            }
             self.state.send_replace(State::Connected);
         }
         Ok(())
@@ -232,10 +260,20 @@ impl LightSession {
         reason = "the protocol grows; a client skips news"
     )]
     async fn handle_message(&mut self, message: Response) -> Result<(), Error> {
+        if let Some(observer) = &self.observer {
+            observer.told(monotonic_ns(), &message);
+        }
         match message {
             Response::Answer(answer) => self.handle_answer(&answer).await,
             Response::Trickle(trickle) => self.handle_trickle(&trickle.candidate_init).await,
-            Response::TrackPublished(published) => self.publish(&published.cid).await,
+            Response::TrackPublished(published) => {
+                let sid = published.track.map(|track| track.sid);
+                self.publish(&published.cid, sid.unwrap_or_default()).await
+            }
+            Response::SubscribedQualityUpdate(update) => {
+                self.handle_quality(&update);
+                Ok(())
+            }
             Response::MediaSectionsRequirement(more) => {
                 for (video, count) in [(false, more.num_audios), (true, more.num_videos)] {
                     let room = SECTIONS_MAX.saturating_sub(self.offer.sections.len());
@@ -303,43 +341,81 @@ impl LightSession {
         Ok(())
     }
 
-    async fn announce(&mut self, source: u32, video: Option<VideoConfig>) -> Result<(), Error> {
-        let ssrc = rand::random::<u32>();
-        let cid = format!("lab-{source}-{ssrc:08x}");
-        let request = add_track_request(&cid, video.as_ref());
-        self.announced.push(Announced {
-            cid,
-            ssrc,
-            source,
-            video,
-        });
+    async fn announce_camera(&mut self, number: u32, camera: &Camera) -> Result<(), Error> {
+        let cid = self.announce(number, Source::camera(camera, Instant::now()));
+        let request = add_camera(&cid, camera);
         Ok(self.signal.send(Request::AddTrack(request)).await?)
     }
 
+    async fn announce_microphone(
+        &mut self,
+        number: u32,
+        microphone: &Microphone,
+    ) -> Result<(), Error> {
+        let number = match microphone {
+            Microphone::Synthetic => number,
+            Microphone::Talker { number, .. } => *number,
+        };
+        let cid = self.announce(number, Source::microphone(microphone, Instant::now()));
+        let request = add_microphone(&cid, microphone);
+        Ok(self.signal.send(Request::AddTrack(request)).await?)
+    }
+
+    /// Returns the track's `cid`.
+    fn announce(&mut self, number: u32, source: Source) -> String {
+        let cid = format!("lab-{number}-{:08x}", rand::random::<u32>());
+        let sending = Sending {
+            format: source.format(),
+            cid: cid.clone(),
+            ssrcs: (0..source.streams()).map(|_| rand::random()).collect(),
+        };
+        self.announced.push(Announced {
+            sending,
+            source,
+            number,
+        });
+        cid
+    }
+
     /// The server knows the track `cid`: offer it and start to send.
-    async fn publish(&mut self, cid: &str) -> Result<(), Error> {
-        let Some(at) = self.announced.iter().position(|track| track.cid == cid) else {
+    async fn publish(&mut self, cid: &str, sid: String) -> Result<(), Error> {
+        let announced = &mut self.announced;
+        let Some(at) = announced.iter().position(|track| track.sending.cid == cid) else {
             return Ok(());
         };
         let Announced {
-            cid,
-            ssrc,
+            sending,
             source,
-            video,
-        } = self.announced.remove(at);
-        self.offer.sections.push(Section::Send {
-            video: video.is_some(),
-            cid,
-            ssrc,
-        });
+            number,
+        } = announced.remove(at);
+        let mid = self.offer.sections.len().to_string();
         let counting = self.counting.clone();
-        self.streams.push(SendStream::new(
-            Instant::now(),
-            (source, ssrc),
-            video,
-            counting,
-        ));
+        let track = SendTrack::new(Instant::now(), source, (number, &mid), &sending, counting)
+            .observed_by(self.observer.clone());
+        self.published.push(Published { sid, track });
+        self.offer.sections.push(Section::Send(sending));
         self.send_offer().await
+    }
+
+    /// Which layers anybody watches; those that are not named stay as they are.
+    fn handle_quality(&mut self, update: &livekit::SubscribedQualityUpdate) {
+        let named = |published: &&mut Published| published.sid == update.track_sid;
+        let Some(Published { track, .. }) = self.published.iter_mut().find(named) else {
+            return;
+        };
+        // A track of ours has one codec.
+        let Some(codec) = update.subscribed_codecs.first() else {
+            return;
+        };
+        for (index, quality) in qualities(track.layers()).iter().enumerate() {
+            let said = codec
+                .qualities
+                .iter()
+                .find(|said| said.quality() == *quality);
+            if let Some(said) = said {
+                track.set_watched(index, said.enabled);
+            }
+        }
     }
 
     async fn send_offer(&mut self) -> Result<(), Error> {

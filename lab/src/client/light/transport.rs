@@ -20,6 +20,7 @@ use rtc::srtp::protection_profile::ProtectionProfile;
 
 use super::ice::{Credentials, Ice, Remote};
 use super::sdp::Answer;
+use crate::client::Arrival;
 
 /// Datagrams that wait for the socket; more are dropped (the newest), as a full NIC queue would.
 const TRANSMITS_MAX: usize = 1024;
@@ -201,14 +202,14 @@ impl Transport {
         }
     }
 
-    /// Encrypts an RTP packet and queues it; returns the sealed bytes for a retransmission.
-    pub(super) fn send_rtp(&mut self, packet: &[u8]) -> Result<Option<BytesMut>> {
+    /// Encrypts an RTP packet and queues it.
+    pub(super) fn send_rtp(&mut self, packet: &[u8]) -> Result<()> {
         let Some(srtp) = &mut self.srtp else {
-            return Ok(None);
+            return Ok(());
         };
         let sealed = srtp.outbound.encrypt_rtp(packet)?;
-        self.transmit(sealed.clone());
-        Ok(Some(sealed))
+        self.transmit(sealed);
+        Ok(())
     }
 
     /// Encrypts an RTCP compound and queues it.
@@ -221,8 +222,7 @@ impl Transport {
         Ok(())
     }
 
-    /// Queues bytes as they are: a packet that was sealed before.
-    pub(super) fn transmit(&mut self, datagram: BytesMut) {
+    fn transmit(&mut self, datagram: BytesMut) {
         if self.transmits.len() < TRANSMITS_MAX {
             self.transmits.push_back(datagram);
         } else {
@@ -335,8 +335,21 @@ impl Transport {
     }
 }
 
+/// The fixed header of an RTP packet (RFC 3550, section 5.1), and its payload.
+pub(super) fn arrival(packet: &[u8]) -> Option<Arrival<'_>> {
+    let (header, _) = packet.split_first_chunk::<12>()?;
+    let [_, second, s1, s0, t3, t2, t1, t0, c3, c2, c1, c0] = *header;
+    Some(Arrival {
+        marker: second & 0x80 != 0,
+        sequence_number: u16::from_be_bytes([s1, s0]),
+        timestamp: u32::from_be_bytes([t3, t2, t1, t0]),
+        ssrc: u32::from_be_bytes([c3, c2, c1, c0]),
+        payload: rtp_payload(packet)?,
+    })
+}
+
 /// Payload of an RTP packet: after CSRCs and extensions, before padding (RFC 3550, section 5.1).
-pub(super) fn rtp_payload(packet: &[u8]) -> Option<&[u8]> {
+fn rtp_payload(packet: &[u8]) -> Option<&[u8]> {
     let (header, mut rest) = packet.split_first_chunk::<12>()?;
     let first = *header.first()?;
     rest = rest.get(usize::from(first & 0x0f) * 4..)?;

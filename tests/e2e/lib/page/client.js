@@ -8,6 +8,7 @@ import {
   VideoQuality,
   setLogLevel,
 } from '/livekit-client.mjs';
+import { flashes, watch, watchLoop } from '/lip_sync.js';
 
 setLogLevel(LogLevel.warn);
 
@@ -103,6 +104,9 @@ async function receiverStats(track) {
     energy: inbound.totalAudioEnergy ?? 0,
     seconds: inbound.totalSamplesDuration ?? 0,
     concealed: inbound.concealedSamples ?? 0,
+    samples: inbound.totalSamplesReceived ?? 0,
+    bytes: inbound.bytesReceived ?? 0,
+    rtx: inbound.retransmittedPacketsReceived ?? 0,
   };
 }
 
@@ -120,6 +124,7 @@ async function encodings(sender) {
       width: entry.frameWidth ?? 0,
       height: entry.frameHeight ?? 0,
       bytes: entry.bytesSent,
+      active: entry.active ?? true,
       limitation: entry.qualityLimitationReason,
     });
   });
@@ -206,6 +211,30 @@ const actions = {
   async publish_audio({ red = true, dtx = false }) {
     const publication = await room.localParticipant.setMicrophoneEnabled(true, {}, { red, dtx });
     return { sid: publication.trackSid };
+  },
+  /** Publishes a canvas that flashes and a tone that beeps at the same instants. */
+  async publish_flashes() {
+    const { video, audio } = await flashes();
+    const options = { simulcast: false, videoCodec: 'vp8', backupCodec: false, red: false, dtx: false };
+    const encoding = { videoEncoding: { maxBitrate: 500_000, maxFramerate: 30 } };
+    await room.localParticipant.publishTrack(video, { ...options, ...encoding, source: Track.Source.Camera });
+    await room.localParticipant.publishTrack(audio, { ...options, source: Track.Source.Microphone });
+    return {};
+  },
+  /** When flashes are seen and beeps heard of another participant. */
+  async watch_flashes({ identity, settle, seconds }) {
+    const [video, audio] = ['video', 'audio'].map((kind) => remotePublication(identity, kind).track);
+    return watch({
+      video: video.mediaStreamTrack,
+      audio: audio.mediaStreamTrack,
+      receivers: [video.receiver, audio.receiver],
+      settle,
+      seconds,
+    });
+  },
+  /** The same within this page, without a server. */
+  async loop_flashes(times) {
+    return watchLoop(times);
   },
   async mute({ kind, muted }) {
     const publication = localPublication(kind);

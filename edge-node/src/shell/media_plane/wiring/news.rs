@@ -104,6 +104,7 @@ impl Wiring {
                 self.spread_clock(track, stream, clock);
             }
             event @ (MeshEvent::RoomState(_)
+            | MeshEvent::Speakers(_)
             | MeshEvent::RoomGone { .. }
             | MeshEvent::Data(_)
             | MeshEvent::LinkUp { .. }

@@ -10,9 +10,11 @@ use tokio::sync::mpsc;
 use webrtc::peer_connection::SettingEngineBuilder;
 
 use super::super::rtcp::read_feedback;
-use super::super::sdp::{Offer, Section};
-use super::super::send::SendStream;
+use super::super::sdp::{Format, Offer, Section, Sending};
+use super::super::send::SendTrack;
+use super::super::source::Source;
 use super::*;
+use crate::client::Camera;
 use crate::client::connection::{Connection, Event};
 use crate::client::publish::Counting;
 use crate::meter::{Meter, Sent, Window};
@@ -83,7 +85,7 @@ impl Pair {
     async fn run(
         &mut self,
         time: Duration,
-        mut stream: Option<&mut SendStream>,
+        mut stream: Option<&mut SendTrack>,
         done: impl Fn(&Transport) -> bool,
     ) {
         let end = Instant::now() + time;
@@ -113,7 +115,9 @@ impl Pair {
                 let mut feedback = Vec::new();
                 read_feedback(compound, &mut feedback);
                 for feedback in &feedback {
-                    stream.handle_feedback(feedback, &mut self.transport);
+                    stream
+                        .handle_feedback(feedback, &mut self.transport)
+                        .unwrap();
                 }
             }
         }
@@ -124,13 +128,12 @@ impl Pair {
 async fn media_reaches_an_independent_implementation() {
     let window = Arc::new(Window::default());
     let meter = Arc::new(Meter::new(Arc::clone(&window)));
-    let ssrc = 0x1234_5678;
-    let sections = vec![Section::Send {
-        video: true,
+    let sending = Sending {
+        format: Format::Vp8,
         cid: "camera".to_owned(),
-        ssrc,
-    }];
-    let mut pair = pair(sections, &meter).await;
+        ssrcs: vec![(0x1234_5678, 0x1234_5679)],
+    };
+    let mut pair = pair(vec![Section::Send(sending.clone())], &meter).await;
     pair.run(Duration::from_secs(10), None, Transport::is_connected)
         .await;
     assert!(pair.transport.is_connected());
@@ -140,7 +143,8 @@ async fn media_reaches_an_independent_implementation() {
         window,
     };
     let now = Instant::now();
-    let mut stream = SendStream::new(now, (9, ssrc), Some(VideoConfig::default()), counting);
+    let source = Source::camera(&Camera::Synthetic(VideoConfig::default()), now);
+    let mut stream = SendTrack::new(now, source, (9, "0"), &sending, counting);
     pair.run(Duration::from_millis(1200), Some(&mut stream), |_| false)
         .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
