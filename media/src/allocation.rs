@@ -95,7 +95,7 @@ impl Share {
 pub struct Summary {
     /// Bit/s of everything that is given.
     pub used_bps: u64,
-    /// Bit/s that could be used if the path carried them, headroom included; 0 when everything wanted is given.
+    /// Bit/s that could be used if the path carried them, room for keyframes included; 0 when the path is known to.
     pub wanted_bps: u64,
 }
 
@@ -198,7 +198,7 @@ impl Allocator {
         }
         Summary {
             used_bps: used,
-            wanted_bps: if used < all { with_headroom(all) } else { 0 },
+            wanted_bps: wanted(all, budget),
         }
     }
 
@@ -270,6 +270,16 @@ impl Purse {
         } else {
             place.blocked = true;
         }
+    }
+}
+
+/// What a path should be known to carry: half more than everything, so that a keyframe does not look like too much.
+fn wanted(all: u64, budget: Option<u64>) -> u64 {
+    let wanted = all.saturating_mul(3) / 2;
+    if budget.is_some_and(|budget| budget >= wanted) {
+        0
+    } else {
+        wanted
     }
 }
 

@@ -9,9 +9,11 @@ use std::time::Instant;
 
 use slab::Slab;
 
+use crate::allocation::Table;
 use crate::packet::{PacketRef, Pool, SLOT_LEN};
 use crate::rtp;
 
+mod allocate;
 mod arena;
 mod audio;
 mod commands;
@@ -23,6 +25,7 @@ mod feedback;
 mod forward;
 mod ingress;
 mod lateness;
+mod meter;
 mod output;
 mod pacing;
 mod reception;
@@ -76,6 +79,10 @@ pub struct Router {
     track_slots: HashMap<TrackKey, usize>,
     /// The payload as the receiver at hand gets it, where that is not as it came.
     scratch: Vec<u8>,
+    /// What the allocator works on, reused.
+    table: Table,
+    /// Positions of the subscriptions in the table.
+    positions: Vec<usize>,
     /// State of the generator of initial sequence numbers.
     random: u64,
 }
@@ -95,6 +102,8 @@ impl Router {
             transport_slots: HashMap::new(),
             track_slots: HashMap::new(),
             scratch: Vec::with_capacity(2 * SLOT_LEN),
+            table: Table::default(),
+            positions: Vec::new(),
             random: config.seed,
             config,
         }
@@ -104,7 +113,7 @@ impl Router {
     pub fn handle_command(&mut self, now: Instant, command: Command, out: &mut Output) {
         match command {
             Command::AddTransport { transport, keys } => self.add_transport(now, transport, &keys),
-            Command::RemoveTransport { transport } => self.remove_transport(transport, out),
+            Command::RemoveTransport { transport } => self.remove_transport(now, transport, out),
             Command::SetReceive { transport, receive } => self.set_receive(transport, *receive),
             Command::AddTrack { track, config } => self.add_track(now, track, config, out),
             Command::RemoveTrack { track } => self.remove_track(track),
@@ -129,8 +138,8 @@ impl Router {
                 transport,
                 track,
                 priority,
-            } => self.set_priority((transport, track), priority),
-            Command::SetSpeaking { track, speaking } => self.set_speaking(track, speaking),
+            } => self.set_priority(now, (transport, track), priority, out),
+            Command::SetSpeaking { track, speaking } => self.set_speaking(now, track, speaking),
             Command::SetAudioLimit { room, streams } => self.set_audio_limit(room, streams),
             Command::Export { track, streams } => self.export(now, track, streams, out),
             Command::SetMuted { track, muted } => self.set_muted(now, track, muted, out),

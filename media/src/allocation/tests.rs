@@ -92,7 +92,7 @@ fn a_path_that_is_not_known_gets_everything() {
     assert_eq!(one.table.given[1..], [Some(top(2)), Some(top(1))]);
     assert_eq!(
         (summary.used_bps, summary.wanted_bps),
-        (40_000 + 1_700_000 + 500_000, 0)
+        (2_240_000, 2_240_000 * 3 / 2)
     );
 }
 
@@ -112,10 +112,11 @@ fn audio_first_then_every_video_then_upgrades() {
     let summary = one.summary(Some(400_000));
     assert_eq!(
         (summary.used_bps, summary.wanted_bps),
-        (340_000, 3_440_000 * 9 / 8)
+        (340_000, 3_440_000 * 3 / 2)
     );
     assert_eq!(one.give(1_200_000)[..2], [Some(top(1)), Some(top(1))]);
     assert_eq!(one.give(4_000_000)[..2], [Some(top(2)), Some(top(2))]);
+    assert_eq!(one.summary(Some(6_000_000)).wanted_bps, 0);
 }
 
 #[test]

@@ -209,6 +209,11 @@ impl Egress {
         }
     }
 
+    /// Bit/s that could be used if the path carried them; 0 when nothing is missing. Drives probing.
+    pub(super) fn set_wanted(&mut self, now: Instant, bps: u64) {
+        self.controller.set_wanted(now, bps);
+    }
+
     /// Bit/s that may be sent; `None` while nothing is known about the path.
     pub(super) fn budget_bps(&self) -> Option<u64> {
         self.controller.target_bps()

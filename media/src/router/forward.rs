@@ -44,6 +44,7 @@ impl Router {
         };
         let layer = track.layer_of(stream, packet.layer);
         let revived = track.note_packet(now, layer);
+        track.meter.count(now, layer, packet);
         let (key, muted) = (track.key, track.muted);
         let exported = track.exports(stream);
         let Some(entry) = track.stream_mut(stream) else {
@@ -80,6 +81,9 @@ impl Router {
             ..self.passing(now, stream, number, packet)
         };
         let switched = self.fan_out(&passing, slot, out);
+        if revived {
+            self.hasten_allocations(now, slot);
+        }
         if switched || revived {
             self.refresh_track(now, slot, out);
         }

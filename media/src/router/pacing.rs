@@ -103,13 +103,14 @@ impl Router {
     }
 
     /// The estimate may have moved: the pacer follows, and the next look at the transport comes at once.
-    pub(super) fn follow_estimate(&mut self, now: Instant, slot: usize, _out: &mut Output) {
+    pub(super) fn follow_estimate(&mut self, now: Instant, slot: usize, out: &mut Output) {
         let Some(transport) = self.transports.get_mut(slot) else {
             return;
         };
         transport.egress.follow_estimate(now);
         let armed = &mut transport.armed_pacer;
         self.timers.arm(armed, Timer::Pacer(slot), now);
+        self.follow_budget(now, slot, out);
     }
 
     fn begin_probe(&mut self, now: Instant, slot: usize) {

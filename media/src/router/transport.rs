@@ -8,6 +8,7 @@ use super::demux::Demux;
 use super::egress::Egress;
 use super::report::Reported;
 use super::timers::Armed;
+use crate::allocation::Allocator;
 use crate::srtp::Inbound;
 use crate::twcc;
 
@@ -34,6 +35,11 @@ pub(super) struct Transport {
     pub(super) report_due: Option<Instant>,
     /// Sender reports, while it receives.
     pub(super) sender_report_due: Option<Instant>,
+    /// The next look at how its budget is split.
+    pub(super) allocation_due: Option<Instant>,
+    pub(super) allocator: Allocator,
+    /// The budget that was split last, and when.
+    pub(super) split: (Option<u64>, Instant),
     pub(super) rate: ReceiveRate,
     pub(super) reported: Reported,
 }
@@ -61,6 +67,9 @@ impl Transport {
             feedback_due: None,
             report_due: None,
             sender_report_due: None,
+            allocation_due: None,
+            allocator: Allocator::default(),
+            split: (None, now),
             rate: ReceiveRate {
                 bytes: 0,
                 since: now,
@@ -71,9 +80,14 @@ impl Transport {
 
     /// The earliest of its deadlines, without those of gaps in what it publishes.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        [self.feedback_due, self.report_due, self.sender_report_due]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.feedback_due,
+            self.report_due,
+            self.sender_report_due,
+            self.allocation_due,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 }

