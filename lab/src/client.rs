@@ -23,7 +23,7 @@ use crate::signal::{self, Version};
 use light::LightSession;
 use session::Session;
 
-pub use observer::Observer;
+pub use observer::{Arrival, Observer};
 pub use published::{Camera, Microphone};
 
 /// What a client's media runs on.

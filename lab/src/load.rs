@@ -1,9 +1,12 @@
 //! The load generator: publishers and subscribers in one process against real edges, and what it
 //! cost everybody.
 
+mod keyframes;
 mod metrics;
 mod report;
 mod run;
+
+use std::time::Duration;
 
 use clap::Args;
 
@@ -66,9 +69,19 @@ pub struct Options {
     /// Clients that join at the same time
     #[arg(long, default_value_t = 8)]
     pub join_concurrency: usize,
+    /// Let all subscribers begin to join within this many seconds, whether or not earlier ones are done
+    #[arg(long, conflicts_with = "join_concurrency", value_parser = parse_seconds)]
+    pub join_within: Option<Duration>,
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_invalid| format!("{text} is no number"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 /// Reads `2M`, `500k` or `2000000` as bits per second.

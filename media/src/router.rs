@@ -15,6 +15,7 @@ use crate::rtp;
 
 mod allocate;
 mod arena;
+mod audio;
 mod commands;
 mod config;
 mod demux;
@@ -72,6 +73,8 @@ pub struct Router {
     transports: Slab<Transport>,
     tracks: Slab<Track>,
     downtracks: Slab<Downtrack>,
+    /// Audio tracks by room.
+    groups: Slab<audio::Group>,
     transport_slots: HashMap<TransportKey, usize>,
     track_slots: HashMap<TrackKey, usize>,
     /// The payload as the receiver at hand gets it, where that is not as it came.
@@ -95,6 +98,7 @@ impl Router {
             transports: Slab::new(),
             tracks: Slab::new(),
             downtracks: Slab::new(),
+            groups: Slab::new(),
             transport_slots: HashMap::new(),
             track_slots: HashMap::new(),
             scratch: Vec::with_capacity(2 * SLOT_LEN),
@@ -136,6 +140,7 @@ impl Router {
                 priority,
             } => self.set_priority(now, (transport, track), priority, out),
             Command::SetSpeaking { track, speaking } => self.set_speaking(now, track, speaking),
+            Command::SetAudioLimit { room, streams } => self.set_audio_limit(room, streams),
             Command::Export { track, streams } => self.export(now, track, streams, out),
             Command::SetMuted { track, muted } => self.set_muted(now, track, muted, out),
             Command::RequestKeyframe { track, stream } => {

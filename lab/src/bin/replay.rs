@@ -280,6 +280,8 @@ async fn run(cli: Cli) -> Result<(), Error> {
     let mut length = run.cli.seconds.map(Duration::from_secs);
     if let Some((_, script)) = &run.media.voice {
         script.begin(start);
+        let starts_ms = unix_ms() + u64::try_from(LEAD.as_millis()).unwrap_or(0);
+        run.events.tell("script", json!({"starts_ms": starts_ms}));
         if run.cli.script.is_some() {
             length = Some(LEAD + script.length() + TAIL);
         }

@@ -61,6 +61,16 @@ pub struct Report {
     pub delay_ms: Quantiles,
     /// From the start of a subscriber's join to its media connection, milliseconds.
     pub join_ms: Quantiles,
+    /// From the start of a subscriber's join to its first whole keyframe, milliseconds (light clients with video only).
+    pub keyframe_ms: Quantiles,
+    /// The same from its media connection.
+    pub keyframe_after_connect_ms: Quantiles,
+    /// Subscribers without a whole keyframe until the end.
+    pub without_keyframe: u32,
+    /// Keyframe requests that reached publishers, joins included.
+    pub keyframe_requests: u64,
+    /// Most of those that reached one publisher within a second.
+    pub keyframe_requests_per_s_max: u64,
     /// CPU of the measured edges, cores; `None` without `--admin`.
     pub edge_cpu_cores: Option<f64>,
     /// CPU of the measured edges per packet that they forwarded, microseconds.
@@ -103,6 +113,12 @@ impl fmt::Display for Report {
         };
         line(f, "delay", &self.delay_ms)?;
         line(f, "join", &self.join_ms)?;
+        line(f, "keyframe", &self.keyframe_ms)?;
+        writeln!(
+            f,
+            "requests    {} keyframes, {} within a second, {} subscribers have none",
+            self.keyframe_requests, self.keyframe_requests_per_s_max, self.without_keyframe
+        )?;
         if let Some(cores) = self.edge_cpu_cores {
             write!(f, "edge        {cores:.2} cores")?;
             if let Some(us) = self.edge_cpu_us_per_packet {

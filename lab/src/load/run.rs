@@ -9,9 +9,10 @@ use futures_util::stream::{self, FuturesUnordered};
 use hdrhistogram::Histogram;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 
+use super::keyframes::Keyframes;
 use super::metrics::Reading;
 use super::{Options, Quantiles, Report};
-use crate::client::{self, Camera, Client, Microphone, State};
+use crate::client::{self, Camera, Client, Microphone, Observer, State};
 use crate::meter::{Meter, Window};
 use crate::synthetic::{VideoConfig, monotonic_ns};
 use crate::token::{self, ApiKey};
@@ -87,6 +88,8 @@ impl Role {
 
 struct Joined {
     clients: Vec<Client>,
+    /// What the clients were asked for and got, in no order.
+    keyframes: Vec<Arc<Keyframes>>,
     join_us: Histogram<u64>,
     failed: u32,
 }
@@ -121,19 +124,29 @@ impl Load {
             Role::Publisher => self.options.publishers,
             Role::Subscriber => self.options.subscribers,
         };
+        let (spread, concurrency) = match self.options.join_within {
+            Some(within) if role == Role::Subscriber => (within / count.max(1), count as usize),
+            _ => (Duration::ZERO, self.options.join_concurrency),
+        };
+        let begun = tokio::time::Instant::now();
         let joining = stream::iter(0..count)
-            .map(|index| self.join(role, index))
-            .buffer_unordered(self.options.join_concurrency.max(1));
+            .map(|index| async move {
+                tokio::time::sleep_until(begun + spread * index).await;
+                self.join(role, index).await
+            })
+            .buffer_unordered(concurrency.max(1));
         let mut joining = std::pin::pin!(joining);
         let mut joined = Joined {
             clients: Vec::new(),
+            keyframes: Vec::new(),
             join_us: histogram(),
             failed: 0,
         };
         let mut reason = String::new();
         while let Some(result) = joining.next().await {
             match result? {
-                Ok((client, after)) => {
+                Ok((client, keyframes, after)) => {
+                    joined.keyframes.push(keyframes);
                     let us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
                     joined.join_us.saturating_record(us);
                     joined.clients.push(client);
@@ -163,13 +176,15 @@ impl Load {
         &self,
         role: Role,
         index: u32,
-    ) -> Result<Result<(Client, Duration), client::Error>, token::Error> {
+    ) -> Result<Result<(Client, Arc<Keyframes>, Duration), client::Error>, token::Error> {
         let started = Instant::now();
-        let options = self.client(role, index)?;
+        let mut options = self.client(role, index)?;
+        let keyframes = Arc::new(Keyframes::new());
+        options.observer = Some(Arc::clone(&keyframes) as Arc<dyn Observer>);
         let connecting = async {
             let mut client = Client::join(options).await?;
             client.connected(CONNECT_TIMEOUT).await?;
-            Ok((client, started.elapsed()))
+            Ok((client, keyframes, started.elapsed()))
         };
         Ok(connecting.await)
     }
@@ -230,6 +245,7 @@ impl Load {
         report.seconds = length.as_secs_f64();
         report.received_bps /= report.seconds.max(1.0);
         report.join_ms = Quantiles::of_us(&subscribers.join_us);
+        tally_keyframes(&mut report, &publishers.keyframes, &subscribers.keyframes);
         let packets = (report.sent_packets + report.received_packets).max(1);
         report.generator_cpu_cores = cpu / elapsed;
         report.generator_cpu_us_per_packet = cpu * 1e6 / packets as f64;
@@ -280,6 +296,28 @@ fn tally(publishers: &[Client], subscribers: &[Client]) -> Report {
     report.loss_ratio = report.lost_packets as f64 / report.expected_packets.max(1) as f64;
     report.delay_ms = Quantiles::of_us(&delay_us);
     report
+}
+
+fn tally_keyframes(
+    report: &mut Report,
+    publishers: &[Arc<Keyframes>],
+    subscribers: &[Arc<Keyframes>],
+) {
+    let (mut joined_us, mut connected_us) = (histogram(), histogram());
+    for subscriber in subscribers {
+        let Some((from_join_ns, from_connect_ns)) = subscriber.took_ns() else {
+            report.without_keyframe += 1;
+            continue;
+        };
+        joined_us.saturating_record(from_join_ns / 1000);
+        connected_us.saturating_record(from_connect_ns / 1000);
+    }
+    report.keyframe_ms = Quantiles::of_us(&joined_us);
+    report.keyframe_after_connect_ms = Quantiles::of_us(&connected_us);
+    for (all, most) in publishers.iter().map(|publisher| publisher.requests()) {
+        report.keyframe_requests += all as u64;
+        report.keyframe_requests_per_s_max = report.keyframe_requests_per_s_max.max(most as u64);
+    }
 }
 
 #[expect(

@@ -8,7 +8,7 @@ use livekit_protocol::signal_response::Message as Response;
 use serde::Serialize;
 
 use super::{Script, Turn};
-use crate::client::Observer;
+use crate::client::{Arrival, Observer};
 use crate::synthetic::Stamp;
 
 /// Packets kept: ten streams for ten minutes.
@@ -52,8 +52,8 @@ pub struct Hearing {
 }
 
 impl Observer for Hearing {
-    fn received(&self, now_ns: u64, payload: &[u8]) {
-        let Some(stamp) = Stamp::read(payload) else {
+    fn received(&self, now_ns: u64, arrival: &Arrival<'_>) {
+        let Some(stamp) = Stamp::read(arrival.payload) else {
             return;
         };
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! Talkers by the script, and what a listener makes of them.
 
 use super::*;
-use crate::client::Observer;
+use crate::client::{Arrival, Observer};
 use crate::synthetic::Stamp;
 
 const MS: u64 = 1_000_000;
@@ -94,7 +94,14 @@ fn hear(hearing: &Hearing, turn: &Turn, arrives: impl Fn(u64) -> bool) {
         };
         stamp.write(&mut payload);
         if arrives(at_ms) {
-            hearing.received((at_ms + 100) * MS, &payload);
+            let arrival = Arrival {
+                marker: false,
+                sequence_number: 0,
+                timestamp: 0,
+                ssrc: 1,
+                payload: &payload,
+            };
+            hearing.received((at_ms + 100) * MS, &arrival);
         }
     }
 }

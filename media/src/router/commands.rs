@@ -79,6 +79,7 @@ impl Router {
         }
         let slot = self.tracks.insert(Track::new(key, config, &self.config));
         self.track_slots.insert(key, slot);
+        self.join_group(slot);
         self.refresh_track(now, slot, out);
     }
 
@@ -89,6 +90,7 @@ impl Router {
         let Some(track) = self.tracks.try_remove(slot) else {
             return;
         };
+        self.leave_group(&track);
         for position in track.downtracks {
             self.detach(position);
         }

@@ -123,6 +123,10 @@ impl Router {
 
     /// Returns whether some subscription changed its stream.
     fn fan_out(&mut self, passing: &Passing<'_>, slot: usize, out: &mut Output) -> bool {
+        if !self.is_selected(passing.moment.now, slot, passing.packet) {
+            self.leave_out(passing, slot);
+            return false;
+        }
         let Self {
             tracks,
             transports,
@@ -192,6 +196,21 @@ impl Router {
             }
         }
         switched
+    }
+
+    /// Nobody gets this packet, and nobody is to miss it.
+    fn leave_out(&mut self, passing: &Passing<'_>, slot: usize) {
+        let Some(track) = self.tracks.get(slot) else {
+            return;
+        };
+        for &position in &track.downtracks {
+            if let Some(downtrack) = self.downtracks.get_mut(position)
+                && downtrack.current == Some(passing.stream)
+            {
+                downtrack.skip_left_out(passing.number, passing.packet.left_out);
+                downtrack.rewriter.skip(passing.number, None);
+            }
+        }
     }
 
     fn pause_all(&mut self, slot: usize) {

@@ -125,6 +125,12 @@ pub struct Stats {
     pub probes: u64,
     /// Layer switches done.
     pub layer_switches: u64,
+    /// Audio tracks that are forwarded now, of rooms with a limit.
+    pub audio_selected: u64,
+    /// Audio packets that were not forwarded because others speak.
+    pub audio_suppressed_packets: u64,
+    /// Audio tracks that began to be forwarded because their owner speaks.
+    pub audio_changes: u64,
     /// Packet slots allocated; constant in steady state.
     pub slots_allocated: u64,
     drops: [u64; DropReason::ALL.len()],

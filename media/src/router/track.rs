@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::audio::Talker;
 use super::lateness::Lateness;
 use super::meter::Meter;
 use super::reception::Reception;
@@ -59,6 +60,8 @@ pub(super) struct Track {
     requested: [Option<Instant>; REQUESTS_PER_SECOND],
     pub(super) armed: Armed,
     pub(super) last_level: Option<Instant>,
+    /// Its place among the talkers of its room, of audio.
+    pub(super) talker: Option<Talker>,
 }
 
 impl Track {
@@ -86,6 +89,7 @@ impl Track {
             requested: [None; REQUESTS_PER_SECOND],
             armed: Armed::default(),
             last_level: None,
+            talker: None,
         }
     }
 

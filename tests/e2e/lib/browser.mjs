@@ -30,6 +30,7 @@ const FILES = {
   '/client.js': [join(PAGE, 'client.js'), 'text/javascript'],
   '/whip.html': [join(PAGE, 'whip.html'), 'text/html'],
   '/whip.js': [join(PAGE, 'whip.js'), 'text/javascript'],
+  '/lip_sync.js': [join(PAGE, 'lip_sync.js'), 'text/javascript'],
   '/livekit-client.mjs': [LIBRARY, 'text/javascript'],
 };
 

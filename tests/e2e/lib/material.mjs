@@ -71,7 +71,7 @@ export async function pictures({ fps = 15, seconds = 8 } = {}) {
 }
 
 /** Numbers in 0..1 that are the same every time (mulberry32). */
-function random(seed) {
+export function random(seed) {
   let state = seed;
   return () => {
     state = (state + 0x6d2b79f5) | 0;

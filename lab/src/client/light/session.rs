@@ -17,7 +17,7 @@ use super::rtcp::read_feedback;
 use super::sdp::{Answer, Offer, Section, Sending, parse_candidate};
 use super::send::SendTrack;
 use super::source::Source;
-use super::transport::{Identity, Received, Transport, rtp_payload};
+use super::transport::{Identity, Received, Transport, arrival};
 use crate::client::publish::Counting;
 use crate::client::published::{add_camera, add_microphone, qualities};
 use crate::client::session::{FIRST_SECTIONS, LEAVE_TIMEOUT, local_address, unix_ms};
@@ -224,11 +224,13 @@ impl LightSession {
                 Received::Nothing => {}
                 Received::Rtp(packet) => {
                     // Empty payloads are padding, which probes send.
-                    if let Some(payload @ [_, ..]) = rtp_payload(&packet) {
+                    if let Some(arrival) =
+                        arrival(&packet).filter(|arrival| !arrival.payload.is_empty())
+                    {
                         let now_ns = monotonic_ns();
-                        self.meter.receive_at(payload, now_ns);
+                        self.meter.receive_at(arrival.payload, now_ns);
                         if let Some(observer) = &self.observer {
-                            observer.received(now_ns, payload);
+                            observer.received(now_ns, &arrival);
                         }
                     }
                 }

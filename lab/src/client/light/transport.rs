@@ -20,6 +20,7 @@ use rtc::srtp::protection_profile::ProtectionProfile;
 
 use super::ice::{Credentials, Ice, Remote};
 use super::sdp::Answer;
+use crate::client::Arrival;
 
 /// Datagrams that wait for the socket; more are dropped (the newest), as a full NIC queue would.
 const TRANSMITS_MAX: usize = 1024;
@@ -334,8 +335,21 @@ impl Transport {
     }
 }
 
+/// The fixed header of an RTP packet (RFC 3550, section 5.1), and its payload.
+pub(super) fn arrival(packet: &[u8]) -> Option<Arrival<'_>> {
+    let (header, _) = packet.split_first_chunk::<12>()?;
+    let [_, second, s1, s0, t3, t2, t1, t0, c3, c2, c1, c0] = *header;
+    Some(Arrival {
+        marker: second & 0x80 != 0,
+        sequence_number: u16::from_be_bytes([s1, s0]),
+        timestamp: u32::from_be_bytes([t3, t2, t1, t0]),
+        ssrc: u32::from_be_bytes([c3, c2, c1, c0]),
+        payload: rtp_payload(packet)?,
+    })
+}
+
 /// Payload of an RTP packet: after CSRCs and extensions, before padding (RFC 3550, section 5.1).
-pub(super) fn rtp_payload(packet: &[u8]) -> Option<&[u8]> {
+fn rtp_payload(packet: &[u8]) -> Option<&[u8]> {
     let (header, mut rest) = packet.split_first_chunk::<12>()?;
     let first = *header.first()?;
     rest = rest.get(usize::from(first & 0x0f) * 4..)?;
