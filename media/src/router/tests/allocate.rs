@@ -144,7 +144,7 @@ fn at_most_two_keyframe_requests_a_second_reach_a_publisher() {
     let before = scene.call.peers[scene.publisher].count(is_pli);
     let asked = |scene: &Scene| scene.call.peers[scene.publisher].count(is_pli) - before;
     let mut most = 0;
-    let mut per_second = std::collections::VecDeque::from([0; 10]);
+    let mut per_second = std::collections::VecDeque::from([0; 9]);
     for _ in 0..50 {
         for stream in 0..3 {
             let track = TrackKey(1);
