@@ -8,3 +8,4 @@ pub mod session;
 pub mod signal;
 pub mod token;
 pub mod track;
+pub mod whip;

@@ -10,6 +10,7 @@ pub mod room;
 pub mod rooms;
 pub mod session;
 pub mod socket;
+pub mod whip;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -90,6 +91,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         keys: ArcSwap::default(),
         rooms: rooms::Rooms::default(),
         tracks: edge::Tracks::default(),
+        http_sessions: whip::Sessions::default(),
         reports,
         metrics,
     });

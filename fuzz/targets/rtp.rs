@@ -48,14 +48,14 @@ fuzz_target!(|data: &[u8]| {
     }
     let mut pool = Pool::new(1);
     let layer = LayerMeta::from_bits(0);
-    if let Ok(packet) = pool.from_canonical(data, layer, Instant::now()) {
+    if let Ok(packet) = pool.from_canonical(data, (layer, 0), Instant::now()) {
         // What a link delivered can be put on the next one.
         let mut out = [0; 2048];
         let len = packet
             .write_canonical(&mut out)
             .expect("a packet from a link fits a link");
         let again = pool
-            .from_canonical(&out[..len], layer, Instant::now())
+            .from_canonical(&out[..len], (layer, 0), Instant::now())
             .expect("is readable");
         assert_eq!(again.payload(), packet.payload());
         assert_eq!(

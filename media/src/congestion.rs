@@ -10,6 +10,7 @@ mod acked;
 mod aimd;
 mod alr;
 mod arrival;
+mod backlog;
 mod cluster;
 mod history;
 mod loss;
@@ -25,7 +26,8 @@ use acked::AckedRate;
 use aimd::{Aimd, Sample};
 use alr::AppLimited;
 use arrival::{Groups, Timing};
-use cluster::Clusters;
+use backlog::Backlog;
+use cluster::{Clusters, Measured};
 use history::{History, Reported};
 use loss::{LossModel, Observation};
 use probe::{Conditions, Prober};
@@ -54,6 +56,14 @@ const UNHEARD: f64 = 0.5;
 /// An estimate that nothing confirmed for this long halves towards the start rate, each time: paths change
 /// (RFC 7661 section 4.4 gives up what was not used for some time).
 const STALE_US: Micros = 30_000_000;
+
+/// A sender that fills a path with others has at least this share of what a probe measures there: the
+/// estimate's own ups and downs are between 0.85 and 1.
+const FAR_OFF: f64 = 0.7;
+
+/// The time in which a raised estimate shows in the rate received: its window, a feedback interval and a
+/// round trip.
+const RISING_US: Micros = 1_000_000;
 
 /// How much faster than the estimate the pacer may send: frames come in bursts, and what waits in the
 /// pacer is late (libwebrtc's `kDefaultPaceMultiplier`).
@@ -109,6 +119,13 @@ pub struct Stats {
     pub probes_measured: u64,
 }
 
+/// Bytes and packets.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sent {
+    bytes: u64,
+    packets: u64,
+}
+
 /// Estimates what one transport may send.
 #[derive(Debug)]
 pub struct Controller {
@@ -118,6 +135,7 @@ pub struct Controller {
     reference: ReferenceClock,
     groups: Groups,
     trendline: Trendline,
+    backlog: Backlog,
     acked: AckedRate,
     aimd: Aimd,
     loss: LossModel,
@@ -125,6 +143,8 @@ pub struct Controller {
     prober: Prober,
     clusters: Clusters,
     remb_bps: Option<f64>,
+    /// A probe raised the estimate at this time.
+    raised_at: Option<Micros>,
     /// Round trip in microseconds, smoothed.
     rtt_us: Option<f64>,
     /// The first packet after the last feedback was sent at this time.
@@ -132,9 +152,9 @@ pub struct Controller {
     sent_at: Option<Micros>,
     /// When the last feedback or report came.
     heard_at: Option<Micros>,
-    /// Bits and packets sent in all, and at the last report of a peer without feedback.
-    sent: (f64, f64),
-    sent_before: (f64, f64, Micros),
+    /// Sent in all, and until the last report of a peer without feedback came at this time.
+    sent: Sent,
+    sent_before: (Sent, Micros),
     has_feedback: bool,
     stats: Stats,
 }
@@ -152,6 +172,7 @@ impl Controller {
             reference: ReferenceClock::default(),
             groups: Groups::default(),
             trendline: Trendline::new(),
+            backlog: Backlog::new(),
             acked: AckedRate::default(),
             aimd: Aimd::new(start, range),
             loss: LossModel::new(),
@@ -159,12 +180,13 @@ impl Controller {
             prober: Prober::new(),
             clusters: Clusters::default(),
             remb_bps: None,
+            raised_at: None,
             rtt_us: None,
             waiting_since: None,
             sent_at: None,
             heard_at: None,
-            sent: (0.0, 0.0),
-            sent_before: (0.0, 0.0, 0),
+            sent: Sent::default(),
+            sent_before: (Sent::default(), 0),
             has_feedback: false,
             stats: Stats::default(),
         }
@@ -175,13 +197,13 @@ impl Controller {
     pub fn packet_sent(&mut self, now: Instant, seq: u16, bytes: usize, probe: Option<u32>) {
         let now = self.micros(now);
         if self.sent_at.is_none() {
-            self.prober.start(self.conditions(now));
+            self.started(now);
         }
         self.sent_at = Some(now);
         self.waiting_since.get_or_insert(now);
         let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
-        self.sent.0 += f64::from(bytes) * 8.0;
-        self.sent.1 += 1.0;
+        self.sent.bytes += u64::from(bytes);
+        self.sent.packets += 1;
         self.history
             .push(now, seq, bytes, probe.map_or(0, History::probe_mark));
         self.limited.sent(now, bytes);
@@ -193,6 +215,10 @@ impl Controller {
         self.restart_after_pause(now);
         let reference = self.reference.micros(feedback);
         let mut newest_sent = None;
+        let mut least = None::<Micros>;
+        // They arrived like the others, at about the time of the first that is known.
+        let survive = 1.0 - self.loss.shown();
+        let mut unheard = whole_bits(self.history.passed_over(feedback.base) as f64 * survive);
         for (seq, arrival) in feedback.arrivals() {
             let Some(packet) = self.history.report(now, seq, arrival.is_some()) else {
                 continue;
@@ -205,9 +231,20 @@ impl Controller {
             if arrival.is_some() && packet.is_newest {
                 newest_sent = Some(packet.sent_at);
             }
+            if let Some(timing) = arrival {
+                let delay = timing.arrived_at - timing.sent_at;
+                least = Some(least.map_or(delay, |least| least.min(delay)));
+                self.acked.add(
+                    timing.arrived_at,
+                    packet.bytes as u64 + std::mem::take(&mut unheard),
+                );
+            }
             self.take(now, &packet, arrival);
         }
         self.history.make_room();
+        if let Some(least) = least {
+            self.backlog.add(now, least);
+        }
         if let Some(sent_at) = newest_sent {
             self.measured_rtt(now - sent_at);
         }
@@ -229,17 +266,18 @@ impl Controller {
             self.heard(now);
             return;
         }
-        let (bits, packets, at) = self.sent_before;
+        let (before, at) = self.sent_before;
         let elapsed = now - at;
         if elapsed < STREAM_TIMEOUT_US / 8 && self.heard_at.is_some() {
             // Another block of the same time.
             return;
         }
-        self.sent_before = (self.sent.0, self.sent.1, now);
+        self.sent_before = (self.sent, now);
         self.heard(now);
         let loss = f64::from(fraction_lost) / 256.0;
-        let packets = self.sent.1 - packets;
-        let bps = (self.sent.0 - bits) / seconds(elapsed).max(1e-3);
+        let packets = (self.sent.packets - before.packets) as f64;
+        let bytes = (self.sent.bytes - before.bytes) as f64;
+        let bps = bytes * 8.0 / seconds(elapsed).max(1e-3);
         self.loss.observe(Observation {
             packets,
             lost: packets * loss,
@@ -327,7 +365,7 @@ impl Controller {
         }
         self.waiting_since = Some(now);
         self.stats.timeouts += 1;
-        let before = self.target();
+        let before = self.estimate();
         self.aimd.set(now, before * UNHEARD);
         self.apply();
         self.prober.decreased(self.conditions(now), before);
@@ -350,6 +388,13 @@ impl Controller {
         }
     }
 
+    /// The first packet is about to be sent.
+    #[cold]
+    fn started(&mut self, now: Micros) {
+        self.prober.start(self.conditions(now));
+        self.sent_before.1 = now;
+    }
+
     /// One packet's fate.
     fn take(&mut self, now: Micros, packet: &Reported, arrival: Option<Timing>) {
         if packet.was_lost {
@@ -364,7 +409,6 @@ impl Controller {
         let Some(timing) = arrival else {
             return;
         };
-        self.acked.add(timing.arrived_at, packet.bytes);
         if let Some(spacing) = self.groups.add(timing) {
             self.trendline.add(spacing);
         }
@@ -372,28 +416,28 @@ impl Controller {
 
     /// Moves the estimate by what the last feedback told.
     fn update(&mut self, now: Micros) {
-        let before = self.target();
+        let before = self.estimate();
         let inherent = self.loss.inherent();
-        let acked = self.acked.bps().map(|bps| bps / (1.0 - inherent));
+        let acked = self.acked_bps(now).map(|bps| bps / (1.0 - inherent));
         let sample = self.sample(now, acked);
         let measured = self.clusters.measure(inherent);
         self.stats.probes_measured += u64::from(measured.is_some());
-        match self.trendline.usage() {
-            Usage::Over => {
+        if let Some(measured) = measured.filter(|measured| measured.full) {
+            self.aimd.filled(now, measured.bps);
+        }
+        let usage = self.trendline.usage();
+        let worth = measured.and_then(|probe| self.worth(probe, usage, sample));
+        match (worth, usage) {
+            (Some(bps), _) => {
+                self.raised_at = Some(now);
+                self.aimd.probed(now, bps);
+                self.loss.proven(bps);
+            }
+            (None, Usage::Over) => {
                 self.stats.overuses += u64::from(self.aimd.decrease(sample));
             }
-            usage @ (Usage::Normal | Usage::Under) => {
-                if let Some(measured) = measured
-                    && (measured.bps > self.aimd.bps() || measured.full && sample.limited)
-                {
-                    self.aimd.probed(now, measured.bps);
-                    self.loss.proven(measured.bps);
-                } else if usage == Usage::Under {
-                    self.aimd.drain();
-                } else {
-                    self.aimd.increase(sample);
-                }
-            }
+            (None, Usage::Under) => self.aimd.drain(),
+            (None, Usage::Normal) => self.aimd.increase(sample),
         }
         if self.loss.close() {
             self.loss.forget_above(self.aimd.bps());
@@ -406,6 +450,32 @@ impl Controller {
             self.prober.measured(conditions, measured.bps);
         }
         self.prober.tick(conditions);
+    }
+
+    /// What arrives. The rate of half a second is too low after a probe raised the estimate.
+    fn acked_bps(&self, now: Micros) -> Option<f64> {
+        let steady = self.acked.bps();
+        let is_rising = self.raised_at.is_some_and(|at| now - at < RISING_US);
+        let latest = self.acked.latest_bps().filter(|_| is_rising);
+        steady.into_iter().chain(latest).reduce(f64::max)
+    }
+
+    /// The rate that a probe's result sets. One that filled the path measured a moment's share of it, at the
+    /// cost of others there: it moves the estimate of a busy sender only when that is far off. It also made
+    /// the queue that grows; a queue that grows without being filled by the probe has another cause.
+    fn worth(&self, measured: Measured, usage: Usage, sample: Sample) -> Option<f64> {
+        let Measured { bps, full } = measured;
+        let estimate = self.aimd.bps();
+        let is_busy = sample
+            .acked_bps
+            .is_some_and(|acked| acked > FAR_OFF * estimate);
+        let is_news = match (full, is_busy) {
+            (true, _) if sample.limited => true,
+            (true, true) => estimate < FAR_OFF * bps,
+            (true, false) => estimate < bps,
+            (false, _) => usage != Usage::Over && estimate < bps,
+        };
+        is_news.then_some(bps)
     }
 
     /// Delays before a pause say nothing about those after it, and an estimate gets old.
@@ -443,7 +513,8 @@ impl Controller {
         self.limited.set_rate(whole_micros(self.target()));
     }
 
-    fn target(&self) -> f64 {
+    /// What the path is believed to carry.
+    fn estimate(&self) -> f64 {
         let capped = self
             .loss
             .limit_bps()
@@ -451,6 +522,11 @@ impl Controller {
             .chain(self.remb_bps)
             .fold(self.aimd.bps(), f64::min);
         capped.max(self.config.min_bps as f64)
+    }
+
+    /// What may be sent: less while a queue is to be drained.
+    fn target(&self) -> f64 {
+        (self.estimate() * self.backlog.share()).max(self.config.min_bps as f64)
     }
 
     /// How long feedback may take.
@@ -479,9 +555,9 @@ impl Controller {
         let max = self.config.max_bps as f64;
         Conditions {
             now,
-            bps: self.target(),
+            bps: self.estimate(),
             max_bps: self.remb_bps.map_or(max, |remb| remb.min(max)),
-            calm: self.trendline.usage() == Usage::Normal,
+            calm: self.trendline.usage() == Usage::Normal && !self.backlog.is_long(),
         }
     }
 
@@ -523,3 +599,6 @@ fn ratio(value: f64) -> f32 {
 fn whole_micros(value: f64) -> Micros {
     value as Micros
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! The sans-IO RTP core: packets, SRTP, RTCP, routing, layers, rewriting, retransmission
 
+pub mod audio;
 pub mod congestion;
 pub mod layer;
 pub mod packet;

@@ -5,12 +5,14 @@ use std::time::Instant;
 
 use thiserror::Error;
 
+mod audio_meta;
 mod canonical;
 mod codec;
 mod extensions;
 mod layer_meta;
 mod pool;
 
+pub use audio_meta::AudioMeta;
 pub use canonical::CANONICAL_IDS;
 pub(crate) use canonical::{form_for, write_extensions};
 pub use codec::Codec;
@@ -55,6 +57,8 @@ pub struct Head {
     pub marker: bool,
     /// The publisher's sequence number (of the primary stream, also when repaired by RTX).
     pub seq: u16,
+    /// How many numbers right before this one were left out on purpose by a hop before.
+    pub left_out: u16,
     /// The publisher's RTP timestamp.
     pub timestamp: u32,
     /// Layer, keyframe and frame boundary flags.
@@ -75,6 +79,8 @@ pub struct Packet {
     pub marker: bool,
     /// The publisher's sequence number (of the primary stream, also when repaired by RTX).
     pub seq: u16,
+    /// How many numbers right before this one were left out on purpose by a hop before.
+    pub left_out: u16,
     /// The publisher's RTP timestamp.
     pub timestamp: u32,
     /// Layer, keyframe and frame boundary flags.
@@ -93,6 +99,7 @@ impl Packet {
             codec: head.codec,
             marker: head.marker,
             seq: head.seq,
+            left_out: head.left_out,
             timestamp: head.timestamp,
             layer: head.layer,
             ext: head.ext,
@@ -114,6 +121,7 @@ impl Packet {
         self.codec = head.codec;
         self.marker = head.marker;
         self.seq = head.seq;
+        self.left_out = head.left_out;
         self.timestamp = head.timestamp;
         self.layer = head.layer;
         self.ext = head.ext;

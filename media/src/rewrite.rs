@@ -6,6 +6,7 @@ use crate::layer::Vp8;
 mod pictures;
 mod renumber;
 
+use pictures::SuspendedPictures;
 pub use pictures::{PictureRewrite, Pictures};
 pub use renumber::Renumber;
 
@@ -23,6 +24,14 @@ pub struct Rewritten {
     pub picture: PictureRewrite,
     /// The marker bit, for the caller to set.
     pub marker: bool,
+}
+
+/// Where the output of a subscription ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Suspended {
+    next_seq: u64,
+    last_timestamp: Option<u32>,
+    pictures: SuspendedPictures,
 }
 
 /// The rewriting state of one subscription.
@@ -46,6 +55,26 @@ impl Rewriter {
             timestamp_offset: 0,
             last_timestamp: None,
             pictures: Pictures::default(),
+        }
+    }
+
+    /// What another subscription under the same SSRC needs to go on.
+    #[must_use]
+    pub fn suspend(&self) -> Suspended {
+        Suspended {
+            next_seq: self.next_free(),
+            last_timestamp: self.last_timestamp,
+            pictures: self.pictures.suspend(),
+        }
+    }
+
+    /// Goes on, with another input.
+    #[must_use]
+    pub fn resume(suspended: Suspended) -> Self {
+        Self {
+            last_timestamp: suspended.last_timestamp,
+            pictures: Pictures::resume(suspended.pictures),
+            ..Self::new(suspended.next_seq)
         }
     }
 
@@ -112,6 +141,11 @@ impl Rewriter {
             picture,
             marker: false,
         })
+    }
+
+    /// A hop before left out `first` up to `end` (exclusive): the receiver sees no gap.
+    pub fn skip_run(&mut self, first: u64, end: u64) {
+        self.seq.skip_run(first, end);
     }
 
     /// Leaves a packet out on purpose: the receiver sees no gap.

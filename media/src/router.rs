@@ -174,7 +174,7 @@ impl Router {
             self.stats.drop_packet(DropReason::UnknownTrack);
             return;
         };
-        match entry.number(packet.seq) {
+        match entry.number(packet.seq, packet.left_out) {
             Numbered::Duplicate => self.stats.drop_packet(DropReason::Duplicate),
             Numbered::Continues(number) => {
                 self.deliver(now, (slot, stream), (number, packet), out);

@@ -15,10 +15,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use media::packet::LayerMeta;
 
 use gaps::{Arrival, Gaps};
-use header::{Class, Header, Kind};
+use header::{Class, Header, Kind, PacketMeta};
 use health::{Health, Heartbeat, LossWindow};
 use history::{History, Refusal};
 use queue::{Next, Queue};
@@ -33,8 +32,8 @@ pub enum Event {
     Media {
         /// The sender's flow id.
         flow: u32,
-        /// Layer and frame flags.
-        layer: LayerMeta,
+        /// What every hop may know of it.
+        meta: PacketMeta,
         /// RTP with canonical payload type and extension ids.
         rtp: Bytes,
     },
@@ -87,6 +86,8 @@ pub struct Link {
     events: VecDeque<Event>,
     chunk: BytesMut,
     counters: Counters,
+    /// Version of the link that both ends speak.
+    version: u32,
 }
 
 impl Link {
@@ -102,12 +103,23 @@ impl Link {
             events: VecDeque::new(),
             chunk: BytesMut::new(),
             counters: Counters::default(),
+            version: 1,
         }
     }
 
+    /// What both ends speak, once the hellos told; 1 before.
+    pub fn set_version(&mut self, version: u32) {
+        self.version = version;
+    }
+
+    /// Whether the peer understands what was left out.
+    pub fn may_leave_out(&self) -> bool {
+        self.version >= 2
+    }
+
     /// Queues a media packet. Drop policy: by age at a frame's start (150 ms; upper layers 50 ms), oldest frame when full.
-    pub fn send_media(&mut self, now: Instant, flow: (u32, Class), layer: LayerMeta, rtp: Bytes) {
-        self.queue.push_media(now, flow, layer, rtp);
+    pub fn send_media(&mut self, now: Instant, flow: (u32, Class), meta: PacketMeta, rtp: Bytes) {
+        self.queue.push_media(now, flow, meta, rtp);
     }
 
     /// Asks the sender of a flow for a keyframe.
@@ -156,7 +168,7 @@ impl Link {
         self.counters.bytes_received += rtp.len() as u64;
         self.events.push_back(Event::Media {
             flow: header.flow,
-            layer: header.layer,
+            meta: PacketMeta::read(header, self.version),
             rtp,
         });
     }
@@ -216,7 +228,8 @@ impl Link {
                 class: Class::Audio,
                 hop_seq: 0,
                 send_time: self.health.send_time(now),
-                layer: LayerMeta::default(),
+                meta: 0,
+                left_out: 0,
             };
             return Some(match self.queue.pop(now)? {
                 Next::Feedback { kind, flow, body } => self.write(
@@ -229,19 +242,21 @@ impl Link {
                 ),
                 Next::Data(body) => self.write(&header, &body),
                 Next::Media(packet) => {
-                    let (flow, class, layer) = (packet.flow, packet.class, packet.layer);
+                    let (flow, class, meta) = (packet.flow, packet.class, packet.meta);
                     let hop_seq = self
                         .history
-                        .push(now, (flow, class), layer, packet.rtp.clone());
+                        .push(now, (flow, class), meta, packet.rtp.clone());
                     self.count_sent(packet.rtp.len());
                     let kind = Kind::Media;
+                    let (meta, left_out) = meta.bits(class, self.version);
                     self.write(
                         &Header {
                             flow,
                             kind,
                             class,
                             hop_seq,
-                            layer,
+                            meta,
+                            left_out,
                             ..header
                         },
                         &packet.rtp,
@@ -251,18 +266,20 @@ impl Link {
                     let Some(sent) = self.history.get(hop_seq) else {
                         continue;
                     };
-                    let (flow, class, layer, rtp) =
-                        (sent.flow, sent.class, sent.layer, sent.rtp.clone());
+                    let (flow, class, meta, rtp) =
+                        (sent.flow, sent.class, sent.meta, sent.rtp.clone());
                     self.count_sent(rtp.len());
                     self.counters.repairs_sent += 1;
                     let kind = Kind::Repair;
+                    let (meta, left_out) = meta.bits(class, self.version);
                     self.write(
                         &Header {
                             flow,
                             kind,
                             class,
                             hop_seq,
-                            layer,
+                            meta,
+                            left_out,
                             ..header
                         },
                         &rtp,

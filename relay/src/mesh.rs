@@ -7,6 +7,7 @@
 pub mod command;
 mod flow;
 mod forward;
+mod left_out;
 mod peer;
 mod room;
 pub mod stats;
@@ -17,7 +18,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use media::packet::LayerMeta;
 use media::router::{StreamIndex, TrackKey};
 use proto::link::LinkHello;
 use proto::link::link_message::Message;
@@ -25,6 +25,7 @@ use proto::{NodeId, RoomName, TrackSid};
 use slab::Slab;
 
 use crate::link::Link;
+use crate::link::header::PacketMeta;
 use command::{MeshCommand, MeshEvent};
 use peer::Peer;
 pub use peer::PeerKey;
@@ -32,8 +33,8 @@ use room::Room;
 use stats::{FlowStats, LinkStats};
 use track::Track;
 
-/// Version of the control stream's messages that this code speaks.
-const VERSION: u32 = 1;
+/// Versions of the link that this code speaks. With 2 a hop header tells what was left out, and how loud audio is.
+const VERSIONS: (u32, u32) = (1, 2);
 
 /// Who the core is.
 #[derive(Clone, Debug)]
@@ -83,8 +84,8 @@ pub enum Input {
         track: TrackKey,
         /// Its simulcast stream.
         stream: StreamIndex,
-        /// Layer and frame flags.
-        layer: LayerMeta,
+        /// What every hop may know of it.
+        meta: PacketMeta,
         /// RTP with canonical payload type and extension ids.
         rtp: Bytes,
     },
@@ -113,8 +114,8 @@ pub enum Output {
         track: TrackKey,
         /// Its simulcast stream.
         stream: StreamIndex,
-        /// Layer and frame flags.
-        layer: LayerMeta,
+        /// What every hop may know of it.
+        meta: PacketMeta,
         /// RTP with canonical payload type and extension ids.
         rtp: Bytes,
     },
@@ -215,10 +216,10 @@ impl Mesh {
             Input::Media {
                 track,
                 stream,
-                layer,
+                meta,
                 rtp,
             } => {
-                self.local_media(now, (track, stream), layer, rtp);
+                self.local_media(now, (track, stream), meta, rtp);
             }
         }
     }
@@ -255,8 +256,8 @@ impl Mesh {
         };
         peer.link = Some(Link::new(now, rtt));
         let hello = LinkHello {
-            version_min: VERSION,
-            version_max: VERSION,
+            version_min: VERSIONS.0,
+            version_max: VERSIONS.1,
             node_id: self.config.node.as_str().to_owned(),
             incarnation: self.config.incarnation,
             capabilities: Vec::new(),
@@ -316,11 +317,15 @@ impl Mesh {
         let Some(peer) = self.peers.get_mut(from.0) else {
             return;
         };
-        if hello.version_min > VERSION || hello.version_max < VERSION {
+        let version = hello.version_max.min(VERSIONS.1);
+        if version < VERSIONS.0.max(hello.version_min) {
             return self.disconnect(now, from, "no common version");
         }
         if hello.node_id != peer.node.as_str() {
             return self.disconnect(now, from, "hello of another node");
+        }
+        if let Some(link) = &mut peer.link {
+            link.set_version(version);
         }
         if !std::mem::replace(&mut peer.up, true) {
             let peer = peer.node.clone();

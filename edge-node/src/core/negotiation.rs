@@ -112,7 +112,7 @@ fn profile(codec: Codec, fmtp: &str) -> String {
 }
 
 /// How a wanted track is sent on a section; `None` when the receiver cannot decode it.
-fn subscription(
+pub(super) fn subscription(
     wanted: &Wanted,
     mid: &str,
     codecs: &[CodecParameters],

@@ -52,9 +52,6 @@ pub enum Error {
         /// The name.
         mid: String,
     },
-    /// The offerer insists on being the DTLS server, which an edge always is (RFC 8842 §5).
-    #[error("offer says a=setup:passive; the client must offer actpass or active")]
-    PassiveOffer,
 }
 
 /// A session description that is understood.

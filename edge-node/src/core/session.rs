@@ -21,7 +21,7 @@ use proto::{Identity, ParticipantSid, TrackSid};
 use super::negotiation::answerer::Answerer;
 use super::negotiation::offerer::Offerer;
 use super::room::{FromSession, ToSession};
-use super::sdp::{Description, LocalTransport};
+use super::sdp::{Description, LocalTransport, Setup, TransportAttributes};
 use super::signal;
 use super::token::Permissions;
 use super::track::Track;
@@ -159,6 +159,19 @@ pub struct Remote {
     pub pwd: String,
     /// `sha-256 AB:CD:…`, one or more.
     pub fingerprints: Vec<String>,
+    /// The client insists on being the DTLS server, so we are its client (RFC 8842 section 5).
+    pub dtls_server: bool,
+}
+
+impl From<&TransportAttributes> for Remote {
+    fn from(attributes: &TransportAttributes) -> Self {
+        Self {
+            ufrag: attributes.ufrag.clone().unwrap_or_default(),
+            pwd: attributes.pwd.clone().unwrap_or_default(),
+            fingerprints: attributes.fingerprints.clone(),
+            dtls_server: attributes.setup == Some(Setup::Passive),
+        }
+    }
 }
 
 /// An offer that names a track whose announcement has not arrived.

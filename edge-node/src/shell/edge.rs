@@ -15,6 +15,7 @@ use super::metrics::Metrics;
 use super::reports::Reports;
 use super::room::Mail as RoomMail;
 use super::rooms::Rooms;
+use super::whip::Sessions;
 use crate::core::session::Now;
 use crate::core::token::KeyStore;
 
@@ -42,6 +43,8 @@ pub struct Edge {
     pub rooms: Rooms,
     /// Whose a track is.
     pub tracks: Tracks,
+    /// WHIP and WHEP sessions, by their URL.
+    pub http_sessions: Sessions,
     /// How transports do.
     pub reports: Arc<Reports>,
     /// Counters of signalling.

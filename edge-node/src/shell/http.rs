@@ -1,5 +1,8 @@
 //! The listener that clients open their signalling on.
 
+mod problem;
+mod whip;
+
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::SystemTime;
@@ -19,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::edge::{self, SharedEdge};
 use super::room::Mail as RoomMail;
+use super::rooms;
 use super::session::{self, MAILBOX, Start};
 use super::socket::Socket;
 use crate::core::join::{self, JoinParameters, Reconnect, SignalPath};
@@ -27,8 +31,11 @@ use crate::core::session::Config;
 use crate::core::signal::{self, FRAME_MAX};
 use crate::core::token::{self, Grants};
 
-/// How often a join is tried when its room ends at the same moment.
-const JOIN_TRIES: usize = 3;
+/// Methods that pages of any origin may use.
+const ALLOWED_METHODS: &str = "GET, HEAD, POST, PATCH, DELETE, OPTIONS";
+/// What pages may read of responses (RFC 9725 sections 4.2 and 4.3).
+const EXPOSED_HEADERS: &str =
+    "location, etag, link, accept-post, accept-patch, retry-after, www-authenticate";
 
 /// All routes.
 pub fn router(edge: SharedEdge) -> Router {
@@ -38,6 +45,7 @@ pub fn router(edge: SharedEdge) -> Router {
         .route("/rtc/v1", get(connect_v1))
         .route("/rtc/validate", get(validate_v0))
         .route("/rtc/v1/validate", get(validate_v1))
+        .merge(whip::routes())
         .fallback(not_found)
         .layer(middleware::from_fn(any_origin))
         .with_state(edge)
@@ -76,15 +84,21 @@ async fn not_found(uri: Uri) -> Refusal {
 async fn any_origin(request: axum::extract::Request, next: Next) -> Response {
     let preflight = request.method() == axum::http::Method::OPTIONS;
     let mut response = if preflight {
-        StatusCode::NO_CONTENT.into_response()
+        whip::preflight(request.uri().path())
     } else {
         next.run(request).await
     };
     let headers = response.headers_mut();
-    let any = HeaderValue::from_static("*");
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any.clone());
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, any.clone());
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, any);
+    let fields = [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        // The wildcard does not cover Authorization (Fetch standard, section 4.9).
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "*, authorization"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, ALLOWED_METHODS),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS),
+    ];
+    for (name, value) in fields {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     response
 }
 
@@ -293,21 +307,7 @@ async fn join(edge: SharedEdge, checked: Checked, socket: WebSocket) {
         auto_subscribe: parameters.auto_subscribe,
         client: parameters.client.clone(),
     };
-    let mut room = None;
-    for _ in 0..JOIN_TRIES {
-        let Ok(entered) = edge.rooms.enter(&edge, &grants.room).await else {
-            break;
-        };
-        if entered
-            .send(RoomMail::Join(Box::new(request()), mailbox.clone()))
-            .await
-            .is_ok()
-        {
-            room = Some(entered);
-            break;
-        }
-    }
-    drop(mailbox);
+    let room = rooms::join(&edge, &grants.room, request, mailbox).await;
     let Some(room) = room else {
         // The client tries again by itself.
         let sent = socket.send(signal::leave(

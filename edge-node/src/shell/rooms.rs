@@ -8,9 +8,31 @@ use tokio::sync::{OnceCell, mpsc};
 
 use super::edge::{OpenError, SharedEdge};
 use super::room::{self, Mail};
+use super::session::Mail as SessionMail;
+use crate::core::room::Join;
 
 /// Where a room's task takes its mail.
 pub type Mailbox = mpsc::Sender<Mail>;
+
+/// How often a join is tried when its room ends at the same moment.
+const JOIN_TRIES: usize = 3;
+
+/// Brings a participant into a room, whose mail for it goes to `session`. `None` when the room cannot be entered.
+pub async fn join(
+    edge: &SharedEdge,
+    name: &RoomName,
+    request: impl Fn() -> Join,
+    session: mpsc::Sender<SessionMail>,
+) -> Option<Mailbox> {
+    for _ in 0..JOIN_TRIES {
+        let entered = edge.rooms.enter(edge, name).await.ok()?;
+        let join = Mail::Join(Box::new(request()), session.clone());
+        if entered.send(join).await.is_ok() {
+            return Some(entered);
+        }
+    }
+    None
+}
 
 /// Rooms served by this edge.
 #[derive(Debug, Default)]

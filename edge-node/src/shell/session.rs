@@ -1,18 +1,19 @@
 //! The task of one participant: socket, peer connections and room mail go into the core, its outputs to all of them.
 
+mod media;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use livekit_protocol as lk;
 use lk::signal_request::Message as Request;
 use lk::signal_response::Message as Response;
-use media::router::{Source, TrackConfig};
 use proto::RoomName;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::edge::{self, SharedEdge};
-use super::media_plane::{RemoteParameters, Transport, TransportEvent};
+use super::media_plane::{Transport, TransportEvent};
 use super::reports::Owner;
 use super::room::Mail as RoomMail;
 use super::rooms::Mailbox;
@@ -21,6 +22,9 @@ use crate::core::room::{FromSession, ToSession};
 use crate::core::sdp::{self, LocalTransport};
 use crate::core::session::{Config, Input, Output, Peer, Session};
 use crate::core::token::{self, Grants};
+
+pub(super) use media::MediaSide;
+pub(super) use media::forget_tracks;
 
 /// Batches of room messages waiting for one session.
 pub const MAILBOX: usize = 512;
@@ -114,7 +118,7 @@ pub async fn run(start: Start) {
     }
     let local = peers
         .iter()
-        .map(|(&peer, transport)| (peer, local(transport)))
+        .map(|(&peer, transport)| (peer, transport.local().into()))
         .collect();
     let mut task = Task {
         room_name: grants.room.clone(),
@@ -162,16 +166,6 @@ fn open(edge: &SharedEdge, peer: Peer, events: &mpsc::Sender<(Peer, TransportEve
         transport.open_data_channel("_lossy", false);
     }
     transport
-}
-
-fn local(transport: &Transport) -> LocalTransport {
-    let local = transport.local();
-    LocalTransport {
-        ufrag: local.ufrag,
-        pwd: local.pwd,
-        fingerprint: local.fingerprint,
-        candidates: local.candidates,
-    }
 }
 
 impl Task {
@@ -283,7 +277,7 @@ impl Task {
         let fresh = LocalTransport {
             ufrag,
             pwd,
-            ..local(transport)
+            ..transport.local().into()
         };
         self.core.set_local(peer, fresh);
     }
@@ -378,46 +372,24 @@ impl Task {
     }
 
     fn perform(&mut self, output: Output) {
-        let plane = &self.edge.plane;
         let Some(uplink) = self.peers.get(&Peer::Publisher) else {
             return;
         };
-        let downlink = self.peers.get(&self.core.downlink()).unwrap_or(uplink);
-        match output {
-            Output::Signal(response) => self.say(*response),
-            Output::SetRemote { peer, remote } => {
+        let media = MediaSide {
+            edge: &self.edge,
+            room: (&self.room_name, &self.room),
+            uplink,
+            downlink: self.peers.get(&self.core.downlink()).unwrap_or(uplink),
+        };
+        match media.perform(output) {
+            Some(Output::Signal(response)) => self.say(*response),
+            Some(Output::SetRemote { peer, remote }) => {
                 if let Some(transport) = self.peers.get(&peer) {
-                    transport.set_remote(RemoteParameters {
-                        ufrag: remote.ufrag,
-                        pwd: remote.pwd,
-                        fingerprints: remote.fingerprints,
-                    });
+                    transport.set_remote(remote.into());
                 }
             }
-            Output::Receive(receive) => plane.set_receive(uplink.key, receive),
-            Output::Publish { track, sid, config } => {
-                self.edge.tracks.insert(track, self.room.clone());
-                self.edge.reports.name(track, sid.clone());
-                let config = TrackConfig {
-                    source: Source::Local(uplink.key),
-                    ..config
-                };
-                plane.publish(track, uplink.key, (self.room_name.clone(), sid), config);
-            }
-            Output::Unpublish(track) => {
-                self.edge.tracks.remove(track);
-                self.edge.reports.forget(track);
-                plane.remove_track(track);
-            }
-            Output::SetMuted(track, muted) => plane.set_muted(track, muted),
-            Output::Subscribe(track, config) => plane.subscribe(downlink.key, track, *config),
-            Output::Unsubscribe(track) => plane.unsubscribe(downlink.key, track),
-            Output::SetTarget(track, target) => plane.set_target(downlink.key, track, target),
-            Output::Data { reliable, payload } => {
-                downlink.send_data(if reliable { "_reliable" } else { "_lossy" }, payload);
-            }
-            Output::Close => self.closed = true,
-            Output::Room(_) | Output::RestartIce(_) => {}
+            Some(Output::Close) => self.closed = true,
+            Some(_) | None => {}
         }
     }
 }
@@ -427,11 +399,7 @@ impl Drop for Task {
         for transport in self.peers.values() {
             self.edge.reports.close(transport.key);
         }
-        for track in self.core.published_keys() {
-            self.edge.tracks.remove(track);
-            self.edge.reports.forget(track);
-            self.edge.plane.remove_track(track);
-        }
+        forget_tracks(&self.edge, self.core.published_keys());
     }
 }
 

@@ -12,6 +12,10 @@ const BUCKETS: usize = 10;
 /// Time that must be covered before there is a rate: half the window.
 const COVERED_MIN_US: Micros = 250_000;
 
+/// Buckets of the latest rate, and the time that they must cover.
+const LATEST_BUCKETS: Micros = 4;
+const COVERED_LATEST_US: Micros = 150_000;
+
 /// Received bits over the last half second of the receiver's clock.
 #[derive(Debug, Default)]
 pub(super) struct AckedRate {
@@ -22,8 +26,8 @@ pub(super) struct AckedRate {
 }
 
 impl AckedRate {
-    /// Takes a packet that arrived.
-    pub(super) fn add(&mut self, arrived_at: Micros, bytes: usize) {
+    /// Takes bytes that arrived.
+    pub(super) fn add(&mut self, arrived_at: Micros, bytes: u64) {
         let newest = *self.newest.get_or_insert_with(|| {
             self.first = arrived_at;
             arrived_at
@@ -40,29 +44,41 @@ impl AckedRate {
                 self.slot(emptied, |bytes| *bytes = 0);
             }
         }
-        self.slot(new, |sum| *sum += bytes as u64);
+        self.slot(new, |sum| *sum += bytes);
         self.newest = Some(self.newest.map_or(arrived_at, |at| at.max(arrived_at)));
     }
 
     /// Bit/s; `None` while too little time is covered.
     pub(super) fn bps(&self) -> Option<f64> {
+        self.over(BUCKETS as Micros, COVERED_MIN_US)
+    }
+
+    /// Bit/s over the last part of the window: less steady, but true soon after the rate changed.
+    pub(super) fn latest_bps(&self) -> Option<f64> {
+        self.over(LATEST_BUCKETS, COVERED_LATEST_US)
+    }
+
+    fn over(&self, buckets: Micros, covered_min: Micros) -> Option<f64> {
         let newest = self.newest?;
         // The oldest bucket is whole, the newest is not.
-        let start = (bucket(newest) - (BUCKETS as Micros - 1)) * BUCKET_US;
-        let covered = newest - start.max(self.first);
-        if covered < COVERED_MIN_US {
-            return None;
-        }
-        let bytes: u64 = self.bytes.iter().sum();
-        Some(bytes as f64 * 8e6 / covered as f64)
+        let oldest = bucket(newest) - (buckets - 1);
+        let covered = newest - (oldest * BUCKET_US).max(self.first);
+        let bytes: u64 = (oldest..=bucket(newest))
+            .filter_map(|bucket| self.bytes.get(place(bucket)))
+            .sum();
+        (covered >= covered_min).then(|| bytes as f64 * 8e6 / covered as f64)
     }
 
     fn slot(&mut self, bucket: Micros, change: impl FnOnce(&mut u64)) {
-        let place = usize::try_from(bucket.rem_euclid(BUCKETS as Micros)).unwrap_or(0);
-        if let Some(slot) = self.bytes.get_mut(place) {
+        if let Some(slot) = self.bytes.get_mut(place(bucket)) {
             change(slot);
         }
     }
+}
+
+/// Where a bucket is kept.
+fn place(bucket: Micros) -> usize {
+    usize::try_from(bucket.rem_euclid(BUCKETS as Micros)).unwrap_or(0)
 }
 
 fn bucket(at: Micros) -> Micros {
@@ -88,7 +104,11 @@ mod tests {
         run(&mut rate, 100, 10_000);
         let bps = rate.bps().unwrap();
         assert!((0.95e6..1.1e6).contains(&bps), "{bps}");
-        run(&mut rate, 10, 50_000);
+        run(&mut rate, 6, 50_000);
+        let bps = rate.latest_bps().unwrap();
+        assert!((0.19e6..0.27e6).contains(&bps), "{bps}");
+        assert!(rate.bps().unwrap() > 0.4e6);
+        run(&mut rate, 4, 50_000);
         let bps = rate.bps().unwrap();
         assert!((0.19e6..0.24e6).contains(&bps), "{bps}");
         run(&mut rate, 1, 5_000_000);

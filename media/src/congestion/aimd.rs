@@ -28,6 +28,10 @@ const DECREASE_US: (Micros, Micros) = (10_000, 200_000);
 /// libwebrtc's `TimeToReduceFurther`.
 const FAR_BELOW: f64 = 0.5;
 
+/// A probe that filled the path explains overuse found this long after it: a feedback interval and the
+/// detector's lag.
+const FILLED_US: Micros = 500_000;
+
 /// Packet and frame that the additive increase is made of (draft section 5.5: 1200 bytes, 30 frames/s).
 const PACKET_BITS: f64 = 1200.0 * 8.0;
 const FRAMES_PER_S: f64 = 30.0;
@@ -55,6 +59,8 @@ pub(super) struct Aimd {
     decreased_at: Option<Micros>,
     /// Overuse while the sender was limited took the headroom, at this time.
     headroom_taken_at: Option<Micros>,
+    /// A probe filled the path and measured this rate, at this time.
+    filled: Option<(f64, Micros)>,
     /// No increase before the first signal after a decrease.
     hold: bool,
 }
@@ -69,6 +75,7 @@ impl Aimd {
             changed_at: None,
             decreased_at: None,
             headroom_taken_at: None,
+            filled: None,
             hold: false,
         }
     }
@@ -82,6 +89,11 @@ impl Aimd {
     pub(super) fn probed(&mut self, now: Micros, bps: f64) {
         self.capacity.probed(bps);
         self.set(now, bps);
+    }
+
+    /// A probe filled the path and measured this rate.
+    pub(super) fn filled(&mut self, now: Micros, bps: f64) {
+        self.filled = Some((bps, now));
     }
 
     /// Sets the estimate.
@@ -143,7 +155,13 @@ impl Aimd {
         let before = self.bps;
         // Nothing is measured yet: half, as libwebrtc does.
         let acked = acked.unwrap_or(before * 0.5 / BACK_OFF);
-        let target = if self.takes_headroom(sample, acked) {
+        let filled = self.filled;
+        let target = if let Some((bps, at)) = filled
+            && sample.now - at < FILLED_US
+        {
+            // Our own probe made the queue, and measured what to go by.
+            bps
+        } else if self.takes_headroom(sample, acked) {
             self.headroom_taken_at = Some(sample.now);
             acked
         } else {

@@ -20,6 +20,10 @@ const STOP_PERCENT: i64 = 50;
 pub(super) struct AppLimited {
     /// Rate that fills it, in bit/s.
     fill_bps: i64,
+    full: i64,
+    /// The level above which the sender is limited, when it was not and when it was.
+    start: i64,
+    stop: i64,
     level: i64,
     at: Micros,
     limited: bool,
@@ -29,6 +33,9 @@ impl AppLimited {
     pub(super) fn new(now: Micros, bps: i64) -> Self {
         let mut budget = Self {
             fill_bps: 0,
+            full: 0,
+            start: 0,
+            stop: 0,
             level: 0,
             at: now,
             limited: false,
@@ -40,31 +47,25 @@ impl AppLimited {
     /// The sender may now send at this rate.
     pub(super) fn set_rate(&mut self, bps: i64) {
         self.fill_bps = bps / 100 * USAGE_PERCENT;
-        let full = self.full();
-        self.level = self.level.clamp(-full, full);
+        self.full = self.fill_bps * WINDOW_US;
+        self.start = self.full / 100 * START_PERCENT;
+        self.stop = self.full / 100 * STOP_PERCENT;
+        self.level = self.level.clamp(-self.full, self.full);
     }
 
     /// Something was sent.
     #[inline]
     pub(super) fn sent(&mut self, now: Micros, bytes: u16) {
-        let full = self.full();
         let filled = self.level + self.fill_bps * (now - self.at).clamp(0, 2 * WINDOW_US);
         self.at = now;
-        self.level = (filled.min(full) - i64::from(bytes) * 8_000_000).max(-full);
-        if self.limited {
-            self.limited = self.level > full / 100 * STOP_PERCENT;
-        } else {
-            self.limited = self.level > full / 100 * START_PERCENT;
-        }
+        self.level = (filled.min(self.full) - i64::from(bytes) * 8_000_000).max(-self.full);
+        let threshold = if self.limited { self.stop } else { self.start };
+        self.limited = self.level > threshold;
     }
 
     /// Whether the application limits the sender.
     pub(super) fn is_limited(&self, now: Micros) -> bool {
         self.limited || now - self.at > WINDOW_US
-    }
-
-    fn full(&self) -> i64 {
-        self.fill_bps * WINDOW_US
     }
 }
 

@@ -109,6 +109,25 @@ impl History {
         self.next > self.reported
     }
 
+    /// Bytes of the packets before `base` that no feedback told of, because it got lost. They are
+    /// not counted again.
+    pub(super) fn passed_over(&mut self, base: u16) -> usize {
+        let Some(newest) = self.next.checked_sub(1) else {
+            return 0;
+        };
+        let base = extend(newest, base).min(self.next);
+        let first = self
+            .reported
+            .max(self.next.saturating_sub(self.ring.len() as u64));
+        let bytes = (first..base)
+            .filter_map(|seq| self.ring.get(self.place(seq)))
+            .filter(|record| record.mark & !PROBE_BITS == state::IN_FLIGHT)
+            .map(|record| usize::from(record.bytes))
+            .sum();
+        self.reported = self.reported.max(base);
+        bytes
+    }
+
     /// Takes one packet's status from a feedback. `None` when it tells nothing new, or when the
     /// packet is not known (any more).
     pub(super) fn report(&mut self, now: Micros, seq: u16, received: bool) -> Option<Reported> {
@@ -226,6 +245,20 @@ mod tests {
         history.push(0, 9000, 1, 0);
         assert_eq!(history.report(1, 10, true), None);
         assert!(history.report(1, 9000, true).is_some());
+    }
+
+    #[test]
+    fn what_lost_feedback_was_about_is_counted_once() {
+        let mut history = History::new();
+        for seq in 65530..65535 {
+            history.push(0, seq, 100, 0);
+        }
+        assert!(history.report(1, 65530, true).is_some());
+        assert_eq!(history.passed_over(65533), 200);
+        assert_eq!(history.passed_over(65533), 0);
+        assert!(history.report(1, 65531, true).is_some());
+        assert_eq!(history.passed_over(9), 200);
+        assert!(!history.is_waiting());
     }
 
     #[test]

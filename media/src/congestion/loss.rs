@@ -52,6 +52,10 @@ const RAISE: f64 = 1.05;
 /// A limit falls at most by this factor per observation: an outage is no rate.
 const FALL: f64 = 0.5;
 
+/// Observations without a sign of the limit until a probe may prove it wrong, 2 s: a probe is short, and
+/// what a policer lets through at once is no rate.
+const UNCONFIRMED: u32 = 8;
+
 /// Weight of the newest observation in the loss shown.
 const SHOWN_WEIGHT: f64 = 0.25;
 
@@ -117,6 +121,8 @@ pub(super) struct LossModel {
     since: Option<Micros>,
     inherent: f64,
     limit: Option<f64>,
+    /// Observations since the limit was last seen.
+    unconfirmed: u32,
     shown: Option<f64>,
 }
 
@@ -129,6 +135,7 @@ impl LossModel {
             since: None,
             inherent: INHERENT,
             limit: None,
+            unconfirmed: 0,
             shown: None,
         }
     }
@@ -198,9 +205,10 @@ impl LossModel {
         self.judge(observation);
     }
 
-    /// Rates up to this one were seen to work: no limit below it, nor memory of one.
+    /// A probe of this rate arrived: no limit below it, nor memory of one.
     pub(super) fn proven(&mut self, bps: f64) {
-        if self.limit.is_some_and(|limit| limit < bps) {
+        let is_below = self.limit.is_some_and(|limit| limit < bps);
+        if is_below && self.unconfirmed >= UNCONFIRMED {
             self.limit = None;
             self.count = 0;
         }
@@ -230,7 +238,11 @@ impl LossModel {
         if limited.total > free.total + LIMIT_ODDS {
             let floor = self.limit.unwrap_or(newest.bps).min(newest.bps) * FALL;
             self.limit = Some(limited.limit.max(floor));
-        } else if free.alone > limited.alone + FREE_ODDS {
+            self.unconfirmed = 0;
+            return;
+        }
+        self.unconfirmed = self.unconfirmed.saturating_add(1);
+        if free.alone > limited.alone + FREE_ODDS {
             self.limit = None;
             self.learn(free.inherent, LEARN_UP);
         } else {

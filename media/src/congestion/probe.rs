@@ -76,7 +76,7 @@ pub(super) struct Conditions {
     pub(super) bps: f64,
     /// Highest rate allowed by the configuration and the receiver.
     pub(super) max_bps: f64,
-    /// The queue neither grows nor drains.
+    /// The queue is short and neither grows nor drains.
     pub(super) calm: bool,
 }
 
@@ -114,7 +114,6 @@ impl Prober {
     }
 
     /// The first probes.
-    #[cold]
     pub(super) fn start(&mut self, conditions: Conditions) {
         for scale in START_SCALES {
             self.make(conditions, conditions.bps * scale);

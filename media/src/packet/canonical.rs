@@ -77,14 +77,15 @@ pub(super) fn write(packet: &Packet, out: &mut [u8]) -> Option<usize> {
 }
 
 impl Pool {
-    /// Reads canonical RTP that came over a link into a slot.
+    /// Reads canonical RTP that came over a link into a slot. `hop` is what the hop header says of it: its layer, and how many
+    /// numbers before it were left out on purpose.
     ///
     /// # Errors
     /// When the bytes are not RTP, the payload type is unknown or the packet exceeds a slot.
     pub fn from_canonical(
         &mut self,
         rtp: &[u8],
-        layer: LayerMeta,
+        hop: (LayerMeta, u16),
         now: Instant,
     ) -> Result<PacketRef, Error> {
         let view = View::parse(rtp)?;
@@ -105,8 +106,9 @@ impl Pool {
             codec,
             marker: view.header.marker,
             seq: view.header.seq,
+            left_out: hop.1,
             timestamp: view.header.timestamp,
-            layer,
+            layer: hop.0,
             ext,
         };
         self.build(head, view.payload(), descriptor)

@@ -10,6 +10,7 @@ fn head(now: Instant) -> Head {
         codec: Codec::Vp8,
         marker: true,
         seq: 7,
+        left_out: 3,
         timestamp: 9,
         layer: LayerMeta::default(),
         ext: Extensions::default(),
@@ -91,16 +92,16 @@ proptest! {
         let packet = pool.build(Head { ext, ..head(now) }, &payload, &descriptor).unwrap();
         let mut wire = [0; 1600];
         let len = packet.write_canonical(&mut wire).unwrap();
-        let read = pool.from_canonical(&wire[..len], packet.layer, now).unwrap();
+        let read = pool.from_canonical(&wire[..len], (packet.layer, 3), now).unwrap();
         prop_assert_eq!(read.payload(), &payload[..]);
         prop_assert_eq!(read.ext, ext);
         prop_assert_eq!(read.dependency_descriptor(), packet.dependency_descriptor());
-        prop_assert_eq!((read.codec, read.marker, read.seq, read.timestamp),
-            (packet.codec, packet.marker, packet.seq, packet.timestamp));
+        prop_assert_eq!((read.codec, read.marker, read.seq, read.timestamp, read.left_out),
+            (packet.codec, packet.marker, packet.seq, packet.timestamp, packet.left_out));
     }
 
     #[test]
     fn arbitrary_canonical_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-        drop(Pool::new(1).from_canonical(&bytes, LayerMeta::default(), start()));
+        drop(Pool::new(1).from_canonical(&bytes, (LayerMeta::default(), 0), start()));
     }
 }

@@ -48,7 +48,32 @@ pub struct Pictures {
     running: bool,
 }
 
+/// Where the output ended; nothing when there was none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SuspendedPictures {
+    next_id: u64,
+    last_tl0: u8,
+    running: bool,
+}
+
 impl Pictures {
+    pub(super) fn suspend(&self) -> SuspendedPictures {
+        SuspendedPictures {
+            next_id: self.next_id,
+            last_tl0: self.last_tl0,
+            running: self.running,
+        }
+    }
+
+    pub(super) fn resume(suspended: SuspendedPictures) -> Self {
+        Self {
+            next_id: suspended.next_id,
+            last_tl0: suspended.last_tl0,
+            running: suspended.running,
+            ..Self::default()
+        }
+    }
+
     /// Continues with the picture that `vp8` belongs to.
     pub fn switch(&mut self, vp8: &Vp8) {
         if let Some(id) = vp8.picture_id {

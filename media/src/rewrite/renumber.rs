@@ -77,6 +77,44 @@ impl<const WORDS: usize> Renumber<WORDS> {
         }
     }
 
+    /// Leaves out `first` up to `end` (exclusive), as far as they are ahead of what was seen; numbers before `first` that are
+    /// missing keep their place. The cost does not grow with the run.
+    pub fn skip_run(&mut self, first: u64, end: u64) {
+        let next = self.high_in.map_or(self.floor, |high| high + 1);
+        if end <= next {
+            return;
+        }
+        let first = first.max(next);
+        if first > next
+            && let Some(missing) = self.advance(first - 1)
+        {
+            self.high_out += missing;
+        }
+        self.mark(first, end, true);
+        self.high_in = Some(end - 1);
+    }
+
+    /// Sets or clears the bits of `first` up to `end` (exclusive), a word at a time.
+    fn mark(&mut self, first: u64, end: u64, left_out: bool) {
+        if end - first >= Self::WINDOW {
+            self.skipped = [if left_out { u64::MAX } else { 0 }; WORDS];
+            return;
+        }
+        let mut at = first;
+        while at < end {
+            let next = (at / 64 * 64 + 64).min(end);
+            let bits = (u64::MAX >> (64 - (next - at))) << (at % 64);
+            if let Some(word) = self.skipped.get_mut(Self::word(at)) {
+                if left_out {
+                    *word |= bits;
+                } else {
+                    *word &= !bits;
+                }
+            }
+            at = next;
+        }
+    }
+
     /// Moves the window up to `input`; returns by how much, or `None` when it is not ahead.
     fn advance(&mut self, input: u64) -> Option<u64> {
         let first = match self.high_in {
@@ -84,15 +122,7 @@ impl<const WORDS: usize> Renumber<WORDS> {
             Some(high) => high + 1,
             None => self.floor,
         };
-        if input - first >= Self::WINDOW {
-            self.skipped = [0; WORDS];
-        } else {
-            for number in first..=input {
-                if let Some(word) = self.skipped.get_mut(Self::word(number)) {
-                    *word &= !Self::bit(number);
-                }
-            }
-        }
+        self.mark(first, input + 1, false);
         self.high_in = Some(input);
         Some(input + 1 - first)
     }

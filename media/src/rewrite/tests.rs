@@ -32,6 +32,27 @@ fn a_gap_is_kept_and_what_is_left_out_is_closed() {
 }
 
 #[test]
+fn a_run_left_out_by_a_hop_before_is_closed_and_what_is_missing_before_it_is_not() {
+    let mut rewriter = Rewriter::new(100);
+    rewriter.switch(5000, 0, 0, None);
+    let seq =
+        |rewriter: &mut Rewriter, input| rewriter.forward(input, 0, None).map(|packet| packet.seq);
+    assert_eq!(seq(&mut rewriter, 5000), Some(100));
+    // 5001 is missing, 5002 to 65,099 were left out.
+    rewriter.skip_run(5002, 65_100);
+    assert_eq!(seq(&mut rewriter, 65_100), Some(102));
+    // A run that was told already, or lies behind, changes nothing.
+    rewriter.skip_run(65_000, 65_100);
+    assert_eq!(seq(&mut rewriter, 65_101), Some(103));
+    assert_eq!(seq(&mut rewriter, 65_099), None);
+    // Within the window what is missing can still come.
+    rewriter.skip_run(65_103, 65_110);
+    assert_eq!(seq(&mut rewriter, 65_110), Some(105));
+    assert_eq!(seq(&mut rewriter, 65_102), Some(104));
+    assert_eq!(seq(&mut rewriter, 65_105), None);
+}
+
+#[test]
 fn a_switch_goes_on_from_the_last_packet() {
     let mut rewriter = Rewriter::new(1);
     rewriter.switch(10, 1000, 7, None);
@@ -92,19 +113,24 @@ proptest! {
     /// and the numbers have no hole but for what is lost.
     #[test]
     fn numbers_agree_with_a_plain_count(
-        fates in proptest::collection::vec(0u8..4, 1..400),
+        fates in proptest::collection::vec(0u8..5, 1..400),
         late_by in 1usize..60,
     ) {
         let mut renumber = Renumber::<16>::default();
         renumber.start(1000, 50);
         let mut next = 50;
-        let expected: Vec<_> = fates.iter().map(|&fate| {
-            // 0: left out; 1: lost; 2: late; 3: in time.
-            (fate > 0).then(|| { next += 1; next - 1 })
+        // 0: left out here; 1: lost; 2: late; 3: in time; 4: left out by a hop before, which the next packet in time tells.
+        let run = |end: usize| fates[..end].iter().rev().take_while(|&&fate| fate == 4).count();
+        let told = |i: usize| fates[i..].iter().find(|&&fate| fate != 4).is_some_and(|&fate| fate == 0 || fate == 3);
+        let expected: Vec<_> = fates.iter().enumerate().map(|(i, &fate)| {
+            (fate > 0 && !(fate == 4 && told(i))).then(|| { next += 1; next - 1 })
         }).collect();
         for i in 0..fates.len() + late_by {
             if i < fates.len() {
                 let input = 1000 + i as u64;
+                if fates[i] == 0 || fates[i] == 3 {
+                    renumber.skip_run(input - run(i) as u64, input);
+                }
                 match fates[i] {
                     0 => renumber.skip(input),
                     3 => prop_assert_eq!(renumber.forward(input), expected[i]),
@@ -117,4 +143,30 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn another_subscription_goes_on_where_the_first_ended() {
+    let mut first = Rewriter::new(100);
+    first.switch(5000, 90_000, 0, Some(&vp8(7, true, 3)));
+    assert!(
+        first
+            .forward(5000, 90_000, Some(&vp8(7, true, 3)))
+            .is_some()
+    );
+    // A packet that is missing keeps its number.
+    assert!(
+        first
+            .forward(5002, 93_000, Some(&vp8(8, true, 4)))
+            .is_some()
+    );
+    let mut second = Rewriter::resume(first.suspend());
+    let input = vp8(900, true, 200);
+    second.switch(1, 10, 0, Some(&input));
+    let packet = second.forward(1, 10, Some(&input)).unwrap();
+    assert_eq!((packet.seq, packet.timestamp), (103, 93_001));
+    assert_eq!(
+        (packet.picture.picture_id, packet.picture.tl0_picture),
+        (Some(9), Some(5))
+    );
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::downtrack::Downtrack;
-use super::egress::Egress;
+use super::egress::{Egress, Retired};
 use super::track::Track;
 use super::transport::Transport;
 use super::{
@@ -122,13 +122,13 @@ impl Router {
         ) else {
             return;
         };
-        let first = transport.egress.first_index(config.ssrc, first);
-        let first_rtx = match config.rtx_ssrc {
-            Some(ssrc) => transport.egress.first_index(ssrc, first_rtx),
-            None => first_rtx,
-        };
         let at = (transport_slot, track_slot);
         let mut downtrack = Downtrack::new(at, config, (first, first_rtx), now);
+        for ssrc in std::iter::once(config.ssrc).chain(config.rtx_ssrc) {
+            if let Some(retired) = transport.egress.revive(ssrc) {
+                downtrack.go_on(retired);
+            }
+        }
         let packets = if track.is_audio() {
             self.config.audio_cache_packets
         } else {
@@ -172,11 +172,11 @@ impl Router {
         };
         transport.downtracks.retain(|&other| other != position);
         transport.by_ssrc.retain(|_, other| *other != position);
-        transport
-            .egress
-            .retire(downtrack.line.ssrc, downtrack.rewriter.next_free());
+        let media = Retired::Media(downtrack.rewriter.suspend(), downtrack.last_sent);
+        transport.egress.retire(downtrack.line.ssrc, media);
         if let Some(ssrc) = downtrack.rtx_ssrc {
-            transport.egress.retire(ssrc, downtrack.next_rtx);
+            let repair = Retired::Repair(downtrack.next_rtx);
+            transport.egress.retire(ssrc, repair);
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::egress::Line;
+use super::egress::{Line, Retired};
 use super::report::DowntrackMeter;
 use super::track::Track;
 use super::{SendPayload, SenderClock, StreamIndex, SubscriptionConfig, Target};
@@ -121,6 +121,17 @@ impl Downtrack {
         }
     }
 
+    /// Goes on where an earlier subscription under the same SSRC ended.
+    pub(super) fn go_on(&mut self, retired: Retired) {
+        match retired {
+            Retired::Media(suspended, last_sent) => {
+                self.rewriter = Rewriter::resume(suspended);
+                self.last_sent = last_sent;
+            }
+            Retired::Repair(next) => self.next_rtx = next,
+        }
+    }
+
     /// What is forwarded at the moment.
     pub(super) fn sent(&self, track: &Track) -> Option<Target> {
         let now = self.selection.now();
@@ -229,6 +240,15 @@ impl Downtrack {
     #[inline]
     pub(super) fn marker(&self, packet: &Packet) -> bool {
         packet.marker || (!packet.codec.is_audio() && self.selection.ends_picture(packet.layer))
+    }
+
+    /// A hop before left out so many numbers right before `number`.
+    #[inline]
+    pub(super) fn skip_left_out(&mut self, number: u64, left_out: u16) {
+        if left_out > 0 {
+            let first = number.saturating_sub(u64::from(left_out));
+            self.rewriter.skip_run(first, number);
+        }
     }
 
     /// Makes `stream` the current one, from `packet` on.

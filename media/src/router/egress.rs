@@ -1,13 +1,14 @@
 //! Putting packets on the wire for one transport: header, extensions, sealing.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
 use super::report::Traffic;
 use super::{DropReason, ExtensionIds, SendArena, SubscriptionConfig, TransportKey};
 use crate::packet::{Extensions, Packet, form_for, write_extensions};
+use crate::rewrite::Suspended;
 use crate::rtcp;
 use crate::rtp::{Form, Header, Writer};
 use crate::srtp::{OVERHEAD_MAX, Outbound};
@@ -98,11 +99,20 @@ pub(super) struct Egress {
     pub(super) outbound: Outbound,
     transport_seq: u16,
     rtx_credit: u32,
-    /// Next packet index of SSRCs that ended, so that none is used twice with these keys.
-    retired: BTreeMap<u32, u64>,
+    /// Where SSRCs that ended stand, so that no packet index is used twice with these keys.
+    retired: BTreeMap<u32, Retired>,
     /// What the peer says it can receive in bit/s (REMB); congestion control will refine it.
     pub(super) estimate_bps: Option<u64>,
     pub(super) traffic: Traffic,
+}
+
+/// Where an SSRC stands that carries nothing now.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Retired {
+    /// A subscription's: another one may go on where it ended. The time is that of its last packet.
+    Media(Suspended, Option<Instant>),
+    /// Of retransmissions: the next packet index.
+    Repair(u64),
 }
 
 impl Egress {
@@ -124,15 +134,15 @@ impl Egress {
         self.estimate_bps
     }
 
-    /// Where the packet indices of `ssrc` go on; `fresh` for an SSRC not used before.
-    pub(super) fn first_index(&mut self, ssrc: u32, fresh: u64) -> u64 {
-        self.retired.remove(&ssrc).unwrap_or(fresh)
+    /// Where `ssrc` stands if it was used before.
+    pub(super) fn revive(&mut self, ssrc: u32) -> Option<Retired> {
+        self.retired.remove(&ssrc)
     }
 
-    /// Remembers where the packet indices of an ended SSRC stand.
-    pub(super) fn retire(&mut self, ssrc: u32, next: u64) {
+    /// Remembers where an ended SSRC stands.
+    pub(super) fn retire(&mut self, ssrc: u32, at: Retired) {
         if self.retired.len() < RETIRED_MAX {
-            self.retired.insert(ssrc, next);
+            self.retired.insert(ssrc, at);
         }
     }
 

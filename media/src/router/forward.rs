@@ -137,6 +137,7 @@ impl Router {
             match downtrack.admit(track, passing.stream, passing.packet) {
                 Verdict::Ignore => continue,
                 Verdict::Skip => {
+                    downtrack.skip_left_out(passing.number, passing.packet.left_out);
                     downtrack
                         .rewriter
                         .skip(passing.number, passing.vp8.as_ref());
@@ -148,7 +149,9 @@ impl Router {
                     stats.layer_switches += 1;
                     switched = true;
                 }
-                Verdict::Forward => {}
+                Verdict::Forward => {
+                    downtrack.skip_left_out(passing.number, passing.packet.left_out);
+                }
             }
             let Some(transport) = transports.get_mut(downtrack.transport) else {
                 continue;

@@ -170,7 +170,7 @@ impl Router {
         let Some(entry) = track.stream_mut(stream) else {
             return;
         };
-        let number = match entry.number(incoming.seq) {
+        let number = match entry.number(incoming.seq, 0) {
             Numbered::Duplicate => return self.stats.drop_packet(DropReason::Duplicate),
             Numbered::Continues(number) => number,
             // A retransmission from another life of the stream is of no use.
@@ -194,6 +194,7 @@ impl Router {
             codec: incoming.payload_type.codec,
             marker: incoming.view.header.marker,
             seq: incoming.seq,
+            left_out: 0,
             timestamp: incoming.view.header.timestamp,
             layer,
             ext: incoming.elements.ext,

@@ -11,6 +11,7 @@ use crate::srtp::Profile;
 use call::{Call, Encoder, Received, high, is_pli, key, publish_audio, publish_video};
 
 mod call;
+mod left_out;
 mod repair;
 mod report;
 mod svc;

@@ -10,7 +10,7 @@ use super::{Config, LAYERS_MAX, SenderClock, Source, StreamIndex, Target, TrackC
 use crate::layer::{Limits, Reader};
 use crate::packet::{Codec, LayerMeta};
 use crate::retransmit::{NackGenerator, PacketCache};
-use crate::rtp::extend;
+use crate::rtp::{extend, low16};
 use crate::srtp::ReplayWindow;
 
 /// Simulcast streams of a track.
@@ -18,6 +18,9 @@ const STREAMS_MAX: u8 = 3;
 
 /// A jump by more than this is a new beginning of the stream, not loss.
 const JUMP_MAX: u64 = 1000;
+
+/// Packets from before a long run that was left out which may come late: repairs of one round trip.
+const LATE_MAX: u16 = 64;
 
 /// A simulcast stream without packets for this long is taken for stopped by its sender.
 pub(super) const STALL: Duration = Duration::from_millis(1000);
@@ -175,6 +178,8 @@ pub(super) struct Stream {
     highest: Option<u64>,
     seen: ReplayWindow,
     anew: bool,
+    /// Highest number before the last run that was left out, and how many packets from there may still come.
+    before: Option<(u64, u16)>,
 }
 
 /// Outcome of numbering a packet.
@@ -205,6 +210,7 @@ impl Stream {
             highest: None,
             seen: ReplayWindow::default(),
             anew: false,
+            before: None,
         }
     }
 
@@ -213,8 +219,8 @@ impl Stream {
         self.highest.is_none_or(|highest| number >= highest)
     }
 
-    /// Extends a sequence number and finds repeats and restarts.
-    pub(super) fn number(&mut self, seq: u16) -> Numbered {
+    /// Extends a sequence number and finds repeats and restarts. What a hop before left out is no jump, however much it is.
+    pub(super) fn number(&mut self, seq: u16, left_out: u16) -> Numbered {
         let Some(highest) = self.highest else {
             // Room below for reordering at the start.
             let first = 0x1_0000 + u64::from(seq);
@@ -222,16 +228,35 @@ impl Stream {
             self.seen.accept(first);
             return Numbered::Continues(first);
         };
-        let number = extend(highest, seq);
-        if std::mem::take(&mut self.anew) || number.abs_diff(highest) > JUMP_MAX {
+        let number = extend_over(highest, seq, left_out);
+        let left_out = u64::from(left_out).min(number.saturating_sub(highest));
+        if std::mem::take(&mut self.anew) {
+            return Numbered::Restarts(self.restart(seq));
+        }
+        if number.abs_diff(highest + left_out) > JUMP_MAX {
+            if left_out == 0 && self.is_from_before(seq) {
+                return Numbered::Duplicate;
+            }
             return Numbered::Restarts(self.restart(seq));
         }
         if !self.seen.is_fresh(number) {
             return Numbered::Duplicate;
         }
+        if left_out > 0 {
+            self.before = Some((highest, LATE_MAX));
+        }
         self.seen.accept(number);
         self.highest = Some(highest.max(number));
         Numbered::Continues(number)
+    }
+
+    /// Whether a packet that fits nowhere is a late one of before the last run that was left out.
+    fn is_from_before(&mut self, seq: u16) -> bool {
+        let Some((highest, left)) = self.before else {
+            return false;
+        };
+        self.before = left.checked_sub(1).map(|left| (highest, left));
+        extend(highest, seq).abs_diff(highest) <= u64::from(LATE_MAX)
     }
 
     /// Begins anew two cycles on, so that no old number comes back.
@@ -242,6 +267,7 @@ impl Stream {
         let first = cycles + u64::from(seq);
         self.highest = Some(first);
         self.seen.accept(first);
+        self.before = None;
         self.cache.clear();
         self.clock = None;
         first
@@ -250,6 +276,22 @@ impl Stream {
     /// The publisher gave the stream another SSRC: whatever comes next is a restart.
     pub(super) fn forget(&mut self) {
         self.anew = true;
+    }
+}
+
+/// Extends a sequence number before which `left_out` numbers were left out: the nearest one, unless the run explains one further
+/// ahead.
+fn extend_over(highest: u64, seq: u16, left_out: u16) -> u64 {
+    let nearest = extend(highest, seq);
+    let late = nearest <= highest && highest - nearest <= JUMP_MAX;
+    let ahead = u64::from(seq.wrapping_sub(low16(highest)));
+    let run = u64::from(left_out);
+    // The packet right after a run of nearly all numbers looks late.
+    let follows = run > 0 && ahead == run + 1;
+    if follows || !late && ahead <= run + JUMP_MAX {
+        highest + ahead
+    } else {
+        nearest
     }
 }
 

@@ -13,6 +13,9 @@ const RETRY_SLACK: Duration = Duration::from_millis(3);
 const DEADLINE_MIN: Duration = Duration::from_millis(150);
 /// Most packets missing at a time; beyond it the oldest are given up.
 const MISSING_MAX: usize = 4096;
+/// Missing packets that every datagram heard allows for: a hop that loses more than that is of no use anyway, and numbers that
+/// jump about cost no more than others.
+const CREDIT: usize = 8;
 /// Requests in one datagram, 8 bytes each, each for up to 33 packets.
 const ENTRIES_MAX: usize = 128;
 
@@ -40,6 +43,8 @@ pub(crate) struct Gaps {
     /// One above the highest number known to have been sent, extended to 64 bits.
     next: u64,
     missing: BTreeMap<u64, Missing>,
+    /// Entries of `missing` used beyond what the datagrams heard allow for.
+    debt: usize,
     /// Found missing after the reordering hold.
     lost: u64,
     /// Lost, then repaired.
@@ -50,6 +55,7 @@ impl Gaps {
     /// A media datagram with this number arrived.
     pub(crate) fn arrived(&mut self, now: Instant, seq: u32) -> Arrival {
         let seq = self.extend(seq);
+        self.debt = self.debt.saturating_sub(CREDIT);
         if seq >= self.next {
             self.reach(now, seq);
             self.next = seq + 1;
@@ -67,6 +73,7 @@ impl Gaps {
     /// The peer says which number it will use next.
     pub(crate) fn announced(&mut self, now: Instant, next: u32) {
         let next = self.extend(next);
+        self.debt = self.debt.saturating_sub(CREDIT);
         if next > self.next {
             self.reach(now, next);
             self.next = next;
@@ -129,8 +136,10 @@ impl Gaps {
 
     /// Marks everything from what is next up to `end` (exclusive) as missing.
     fn reach(&mut self, now: Instant, end: u64) {
-        let first = self.next.max(end.saturating_sub(MISSING_MAX as u64));
+        let most = MISSING_MAX.saturating_sub(self.debt).max(CREDIT) as u64;
+        let first = self.next.max(end.saturating_sub(most));
         self.lost += first - self.next;
+        self.debt += usize::try_from(end - first).unwrap_or(MISSING_MAX);
         let missing = Missing {
             since: now,
             ask_at: now + REORDER_HOLD,
@@ -228,5 +237,23 @@ mod tests {
         assert_eq!(ask(&mut gaps, start + REORDER_HOLD), [0]);
         assert_eq!(gaps.arrived(start, 1_000_000), Arrival::New);
         assert!(gaps.missing.len() <= MISSING_MAX);
+    }
+
+    #[test]
+    fn a_burst_is_followed_and_endless_jumps_are_not() {
+        let start = Instant::now();
+        let mut gaps = Gaps::default();
+        assert_eq!(gaps.arrived(start, 3000), Arrival::New);
+        assert_eq!(gaps.missing.len(), 3000);
+        for packet in 0..1000 {
+            gaps.arrived(start, 3000 + 5000 * (packet + 1));
+        }
+        assert!(gaps.debt <= MISSING_MAX + CREDIT);
+        assert!(gaps.counts().0 > 4_900_000);
+        // Loss as it happens is followed as before.
+        for packet in 0..2000 {
+            gaps.arrived(start, 5_003_002 + 8 * packet);
+        }
+        assert_eq!(gaps.missing.len(), MISSING_MAX);
     }
 }

@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use media::packet::LayerMeta;
 
-use super::header::Class;
+use super::header::{Class, PacketMeta};
 
 /// How long packets are kept: the repair deadline of a 400 ms hop.
 const KEEP: Duration = Duration::from_secs(1);
@@ -22,7 +21,7 @@ const BUDGET_MAX: usize = 128 << 10;
 pub(crate) struct Sent {
     pub(crate) flow: u32,
     pub(crate) class: Class,
-    pub(crate) layer: LayerMeta,
+    pub(crate) meta: PacketMeta,
     pub(crate) rtp: Bytes,
     at: Instant,
     repaired_at: Option<Instant>,
@@ -67,7 +66,7 @@ impl History {
         &mut self,
         now: Instant,
         flow: (u32, Class),
-        layer: LayerMeta,
+        meta: PacketMeta,
         rtp: Bytes,
     ) -> u32 {
         let seq = self.next_seq();
@@ -76,7 +75,7 @@ impl History {
         self.packets.push_back(Sent {
             flow,
             class,
-            layer,
+            meta,
             rtp,
             at: now,
             repaired_at: None,
@@ -135,7 +134,7 @@ mod tests {
 
     fn push(history: &mut History, now: Instant) -> u32 {
         let rtp = Bytes::from(vec![0; 1000]);
-        history.push(now, (1, Class::Base), LayerMeta::default(), rtp)
+        history.push(now, (1, Class::Base), PacketMeta::default(), rtp)
     }
 
     #[test]

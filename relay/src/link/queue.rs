@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use media::packet::LayerMeta;
 
-use super::header::{Class, Kind};
+use super::header::{Class, Kind, PacketMeta};
 
 /// Feedback waiting: one heartbeat, some requests.
 const FEEDBACK_MAX: usize = 64;
@@ -29,7 +28,7 @@ const DATA_AGE_MAX: Duration = Duration::from_millis(500);
 pub(crate) struct Queued {
     pub(crate) flow: u32,
     pub(crate) class: Class,
-    pub(crate) layer: LayerMeta,
+    pub(crate) meta: PacketMeta,
     pub(crate) rtp: Bytes,
     queued: Instant,
 }
@@ -96,7 +95,7 @@ impl Queue {
         &mut self,
         now: Instant,
         flow: (u32, Class),
-        layer: LayerMeta,
+        meta: PacketMeta,
         rtp: Bytes,
     ) {
         let (flow, class) = flow;
@@ -110,7 +109,7 @@ impl Queue {
         {
             self.dropped += 1;
             if oldest.class != Class::Audio {
-                let ended = oldest.layer.frame_end;
+                let ended = oldest.meta.layer.frame_end;
                 *cut_mut(&mut self.cuts, oldest.flow) = Cut {
                     at_boundary: ended,
                     dropping: !ended,
@@ -125,7 +124,7 @@ impl Queue {
         lane.push_back(Queued {
             flow,
             class,
-            layer,
+            meta,
             rtp,
             queued: now,
         });
@@ -221,12 +220,12 @@ fn pop_frames(
     while let Some(packet) = lane.pop_front() {
         let age = now.saturating_duration_since(packet.queued);
         let cut = cut_mut(cuts, packet.flow);
-        if cut.at_boundary || packet.layer.frame_start {
+        if cut.at_boundary || packet.meta.layer.frame_start {
             cut.dropping = age > age_max;
         } else if age > age_max * 3 {
             cut.dropping = true;
         }
-        cut.at_boundary = packet.layer.frame_end;
+        cut.at_boundary = packet.meta.layer.frame_end;
         if !cut.dropping {
             return Some(packet);
         }
@@ -237,6 +236,8 @@ fn pop_frames(
 
 #[cfg(test)]
 mod tests {
+    use media::packet::LayerMeta;
+
     use super::*;
 
     fn frame(queue: &mut Queue, now: Instant, flow: (u32, Class), packets: usize) {
@@ -246,7 +247,11 @@ mod tests {
                 frame_end: index + 1 == packets,
                 ..LayerMeta::default()
             };
-            queue.push_media(now, flow, layer, Bytes::from_static(b"rtp"));
+            let meta = PacketMeta {
+                layer,
+                ..PacketMeta::default()
+            };
+            queue.push_media(now, flow, meta, Bytes::from_static(b"rtp"));
         }
     }
 

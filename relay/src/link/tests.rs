@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use media::packet::LayerMeta;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -139,7 +140,11 @@ impl Pair {
                 frame_end: true,
                 ..LayerMeta::default()
             };
-            self.ends[0].send_media(self.now, (1, Class::Base), layer, rtp.freeze());
+            let meta = PacketMeta {
+                layer,
+                ..PacketMeta::default()
+            };
+            self.ends[0].send_media(self.now, (1, Class::Base), meta, rtp.freeze());
             self.run(self.now + spacing);
         }
         self.run(self.now + 1000 * MS);
@@ -198,10 +203,10 @@ fn a_repair_takes_one_round_trip_more_and_a_lost_tail_is_noticed() {
     let mut pair = Pair::new(Path::clean(10));
     pair.stream(10, 5 * MS);
     pair.cut = true;
-    let layer = LayerMeta::default();
+    let meta = PacketMeta::default();
     let sent_us = u64::try_from((pair.now - pair.start()).as_micros()).unwrap();
     let rtp = Bytes::copy_from_slice(&sent_us.to_be_bytes());
-    pair.ends[0].send_media(pair.now, (1, Class::Audio), layer, rtp);
+    pair.ends[0].send_media(pair.now, (1, Class::Audio), meta, rtp);
     pair.run(pair.now + MS);
     pair.cut = false;
     pair.run(pair.now + 200 * MS);

@@ -142,6 +142,8 @@ pub enum MeshCommand {
         clock_rate: u32,
         /// Number of simulcast streams, 1 to 3.
         streams: u8,
+        /// Spatial layers inside the one stream (SVC), 1 to 3; 1 with simulcast.
+        spatial: u8,
     },
     /// A track published here has ended.
     Unpublish {
@@ -167,7 +169,7 @@ pub enum MeshCommand {
         origin: NodeId,
         /// Its key on this node.
         track: TrackKey,
-        /// Bit n set: stream n is wanted; 0 for none.
+        /// Bit n set: layer n (simulcast stream, or spatial layer with SVC) is wanted; 0 for none.
         streams: u8,
     },
     /// A local subscriber needs a keyframe of a remote track.
@@ -186,7 +188,7 @@ pub enum MeshEvent {
     Demand {
         /// The track.
         track: TrackKey,
-        /// Bit n set: stream n is wanted; 0 for none.
+        /// Bit n set: layer n (simulcast stream, or spatial layer with SVC) is wanted; 0 for none.
         streams: u8,
     },
     /// Somebody needs a keyframe of a track published here.

@@ -7,6 +7,7 @@ use proto::link::{BindFlow, SenderReport, UnbindFlow};
 use proto::{RoomName, TrackSid};
 
 use super::Mesh;
+use super::left_out::LeftOut;
 use super::peer::{FLOWS_IN_END, FlowIn, PeerKey};
 use super::track::{Format, STREAMS_ALL, STREAMS_MAX, streams_of};
 use crate::link::header::Class;
@@ -19,14 +20,13 @@ impl Mesh {
             .get(index)
             .map_or(0, |track| track.downstreams.len());
         for position in 0..count {
-            let Some(downstream) = self
-                .tracks
-                .get(index)
-                .and_then(|track| track.downstreams.get(position))
-            else {
+            let Some(track) = self.tracks.get(index) else {
                 return;
             };
-            let wanted = downstream.streams;
+            let Some(downstream) = track.downstreams.get(position) else {
+                return;
+            };
+            let wanted = track.streams_bound(downstream.streams);
             self.unbind_downstream(now, (index, position), !wanted & STREAMS_ALL);
             for stream in streams_of(wanted) {
                 self.bind_downstream(now, (index, position), stream);
@@ -63,6 +63,9 @@ impl Mesh {
             },
         );
         *flow = Some(flow_id);
+        if let Some(left_out) = downstream.left_out.get_mut(slot) {
+            *left_out = LeftOut::default();
+        }
         let to = downstream.peer;
         let message = BindFlow {
             flow_id,
@@ -71,6 +74,7 @@ impl Mesh {
             layer: u32::from(stream),
             class: u32::from(format.class.to_bits()),
             clock_rate: format.clock_rate,
+            spatial_layers: u32::from(format.spatial),
         };
         self.send(to, Message::BindFlow(message));
         if let Some(clock) = clock {
@@ -150,6 +154,7 @@ impl Mesh {
             *format = Some(Format {
                 class,
                 clock_rate: message.clock_rate,
+                spatial: u8::try_from(message.spatial_layers.max(1)).unwrap_or(u8::MAX),
             });
         }
         let broken = track.broken >> stream & 1 == 1 && class != Class::Audio;
@@ -173,8 +178,8 @@ impl Mesh {
             self.want_keyframe(now, index, stream);
         }
         self.ask_for_keyframe(now, index, stream);
-        for (layer, rtp) in parked {
-            self.forward(now, (index, stream), layer, rtp);
+        for (meta, rtp) in parked {
+            self.forward(now, (index, stream), meta, rtp);
         }
     }
 

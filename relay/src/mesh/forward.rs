@@ -3,15 +3,16 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use media::packet::LayerMeta;
 use media::router::{SenderClock, StreamIndex, TrackKey};
 use proto::link::SenderReport;
 use proto::link::link_message::Message;
 
 use super::command::MeshEvent;
+use super::left_out::sequence_number;
 use super::peer::PeerKey;
 use super::{Mesh, Output};
 use crate::link::Event;
+use crate::link::header::{Class, PacketMeta};
 
 impl Mesh {
     /// Handles everything that a link has taken in.
@@ -22,9 +23,7 @@ impl Mesh {
             .and_then(|peer| peer.link.as_mut()?.poll_event())
         {
             match event {
-                Event::Media { flow, layer, rtp } => {
-                    self.handle_media(now, (from, flow), layer, rtp)
-                }
+                Event::Media { flow, meta, rtp } => self.handle_media(now, (from, flow), meta, rtp),
                 Event::Keyframe { flow } => {
                     let carries = self.peers.get(from.0).and_then(|peer| peer.flow_out(flow));
                     if let Some(carries) = carries {
@@ -43,14 +42,14 @@ impl Mesh {
         &mut self,
         now: Instant,
         (from, flow): (PeerKey, u32),
-        layer: LayerMeta,
+        meta: PacketMeta,
         rtp: Bytes,
     ) {
         let Some(peer) = self.peers.get_mut(from.0) else {
             return;
         };
         let Some(carries) = peer.flow_in(flow) else {
-            self.unbound_dropped += peer.park(now, flow, layer, rtp);
+            self.unbound_dropped += peer.park(now, flow, meta, rtp);
             return;
         };
         let leaving = self
@@ -60,7 +59,7 @@ impl Mesh {
         if leaving.is_some_and(|leaving| !leaving.told && leaving.upstream.peer != from) {
             self.tell_leaving(carries.track);
         }
-        self.forward(now, (carries.track, carries.stream), layer, rtp);
+        self.forward(now, (carries.track, carries.stream), meta, rtp);
     }
 
     /// A packet of a track published here.
@@ -68,29 +67,30 @@ impl Mesh {
         &mut self,
         now: Instant,
         track: (TrackKey, StreamIndex),
-        layer: LayerMeta,
+        meta: PacketMeta,
         rtp: Bytes,
     ) {
         match self.by_key.get(&track.0) {
-            Some(&index) => self.forward(now, (index, track.1), layer, rtp),
+            Some(&index) => self.forward(now, (index, track.1), meta, rtp),
             None => self.unbound_dropped += 1,
         }
     }
 
-    /// Hands a packet to everybody who wants it.
+    /// Hands a packet to everybody who wants it. Of SVC a receiver gets the layers it wants, and hears how many packets were
+    /// left out before each.
     pub(super) fn forward(
         &mut self,
         now: Instant,
         (index, stream): (usize, StreamIndex),
-        layer: LayerMeta,
+        meta: PacketMeta,
         rtp: Bytes,
     ) {
         let slot = usize::from(stream);
         let Some(track) = self.tracks.get_mut(index) else {
             return;
         };
-        if layer.key
-            && layer.frame_start
+        if meta.layer.key
+            && meta.layer.frame_start
             && let Some(keyframe) = track.keyframes.get_mut(slot)
         {
             keyframe.satisfied();
@@ -98,7 +98,10 @@ impl Mesh {
         let Some(format) = track.formats.get(slot).copied().flatten() else {
             return;
         };
-        for downstream in &track.downstreams {
+        let seq = sequence_number(&rtp);
+        let dense = format.class == Class::Audio;
+        let layer = format.layer_index(stream, meta.layer);
+        for downstream in &mut track.downstreams {
             let Some(flow) = downstream.flows.get(slot).copied().flatten() else {
                 continue;
             };
@@ -106,15 +109,36 @@ impl Mesh {
                 .peers
                 .get_mut(downstream.peer.0)
                 .and_then(|peer| peer.link.as_mut());
-            if let Some(link) = link {
-                link.send_media(now, (flow, format.class), layer, rtp.clone());
+            let (Some(link), Some(left_out)) = (link, downstream.left_out.get_mut(slot)) else {
+                continue;
+            };
+            let mut meta = meta;
+            if let Some(seq) = seq {
+                if downstream.streams >> layer & 1 == 0 && link.may_leave_out() {
+                    left_out.skip(seq, meta.left_out, dense);
+                    continue;
+                }
+                meta.left_out = left_out.send(seq, meta.left_out, dense);
             }
+            link.send_media(now, (flow, format.class), meta, rtp.clone());
         }
-        if let Some(track) = track.subscriber.filter(|_| track.demand >> stream & 1 == 1) {
+        let (Some(key), Some(left_out)) = (track.subscriber, track.left_out.get_mut(slot)) else {
+            return;
+        };
+        let wanted = track.demand >> layer & 1 == 1;
+        let meta = match seq {
+            Some(seq) if wanted => PacketMeta {
+                left_out: left_out.send(seq, meta.left_out, dense),
+                ..meta
+            },
+            Some(seq) => return left_out.skip(seq, meta.left_out, dense),
+            None => meta,
+        };
+        if wanted {
             self.outputs.push_back(Output::Media {
-                track,
+                track: key,
                 stream,
-                layer,
+                meta,
                 rtp,
             });
         }
@@ -213,6 +237,7 @@ impl Mesh {
         let Some(track) = self.tracks.get_mut(index) else {
             return;
         };
+        let stream = track.stream_of(stream);
         if let Some(publication) = &track.publication {
             let track = publication.key;
             self.emit(MeshEvent::KeyframeNeeded { track, stream });

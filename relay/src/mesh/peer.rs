@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use media::packet::LayerMeta;
 use media::router::StreamIndex;
 use proto::NodeId;
 
+use crate::link::header::PacketMeta;
 use crate::link::{Counters, Link};
 use crate::mesh::stats::LinkStats;
 
@@ -38,7 +38,7 @@ pub(super) type FlowOut = FlowIn;
 #[derive(Debug)]
 struct Parked {
     flow: u32,
-    layer: LayerMeta,
+    meta: PacketMeta,
     rtp: Bytes,
     at: Instant,
 }
@@ -149,7 +149,7 @@ impl Peer {
     }
 
     /// Keeps a packet whose flow is not bound yet. The oldest gives way; returns how many packets were dropped.
-    pub(super) fn park(&mut self, now: Instant, flow: u32, layer: LayerMeta, rtp: Bytes) -> u64 {
+    pub(super) fn park(&mut self, now: Instant, flow: u32, meta: PacketMeta, rtp: Bytes) -> u64 {
         let mut dropped = 0;
         while self.parked.len() >= PARKED_MAX
             || self
@@ -162,7 +162,7 @@ impl Peer {
         }
         self.parked.push_back(Parked {
             flow,
-            layer,
+            meta,
             rtp,
             at: now,
         });
@@ -170,12 +170,12 @@ impl Peer {
     }
 
     /// Takes the packets that waited for this flow.
-    pub(super) fn unpark(&mut self, now: Instant, flow: u32) -> Vec<(LayerMeta, Bytes)> {
+    pub(super) fn unpark(&mut self, now: Instant, flow: u32) -> Vec<(PacketMeta, Bytes)> {
         let mut taken = Vec::new();
         self.parked.retain(|parked| {
             let wanted = parked.flow == flow;
             if wanted && now <= parked.at + PARKED_AGE_MAX {
-                taken.push((parked.layer, parked.rtp.clone()));
+                taken.push((parked.meta, parked.rtp.clone()));
             }
             !wanted
         });

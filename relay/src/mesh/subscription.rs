@@ -10,6 +10,7 @@ use proto::{NodeId, RoomName, TrackSid};
 
 use super::Mesh;
 use super::command::{MeshCommand, MeshEvent};
+use super::left_out::LeftOut;
 use super::peer::PeerKey;
 use super::track::{
     Downstream, Format, Leaving, Publication, STREAMS_ALL, STREAMS_MAX, Track, Upstream, streams_of,
@@ -42,6 +43,7 @@ impl Mesh {
             audio,
             clock_rate,
             streams,
+            spatial,
         } = command
         else {
             return;
@@ -58,7 +60,11 @@ impl Mesh {
                 (false, 0) => Class::Base,
                 (false, _) => Class::Upper,
             };
-            *format = (stream < usize::from(streams)).then_some(Format { class, clock_rate });
+            *format = (stream < usize::from(streams)).then_some(Format {
+                class,
+                clock_rate,
+                spatial,
+            });
         }
         self.by_key.insert(key, index);
         self.refresh_track(now, index);
@@ -175,6 +181,7 @@ impl Mesh {
                 streams,
                 path: message.path,
                 flows: [None; STREAMS_MAX],
+                left_out: [LeftOut::default(); STREAMS_MAX],
             }),
         }
         self.refresh_track(now, index);

@@ -7,12 +7,14 @@
 
 use std::collections::BTreeSet;
 
+use media::packet::LayerMeta;
 use media::router::SenderClock;
 use proto::link::{Data, RoomState, Subscribe};
 
 use super::command::{NextHop, RoomPlan};
 use super::*;
 
+mod layers;
 mod net;
 
 use net::{MS, Net, ROOM};
@@ -135,12 +137,16 @@ fn keyframe_requests_merge_and_repeat_until_one_comes() {
         frame_end: true,
         ..LayerMeta::default()
     };
+    let meta = PacketMeta {
+        layer,
+        ..PacketMeta::default()
+    };
     let now = net.now;
     let rtp = Bytes::from_static(b"key");
     let media = Input::Media {
         track: TrackKey(1),
         stream: 0,
-        layer,
+        meta,
         rtp,
     };
     net.mesh("a").handle_input(now, media);

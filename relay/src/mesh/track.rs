@@ -2,14 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use media::packet::LayerMeta;
 use media::router::{SenderClock, StreamIndex, TrackKey};
 use proto::{NodeId, RoomName, TrackSid};
 
+use super::left_out::LeftOut;
 use super::peer::PeerKey;
 use crate::link::header::Class;
 
 /// Simulcast streams a track may have.
 pub(super) const STREAMS_MAX: usize = 3;
+/// Index of the highest layer.
+const LAYER_MAX: u8 = 2;
 /// All of them, as a mask.
 pub(super) const STREAMS_ALL: u8 = (1 << STREAMS_MAX) - 1;
 /// Shortest time between two requests for a keyframe of the same stream.
@@ -23,6 +27,19 @@ pub(super) struct Format {
     pub(super) class: Class,
     /// RTP clock rate in Hz.
     pub(super) clock_rate: u32,
+    /// Spatial layers inside the stream (SVC); 1 = none.
+    pub(super) spatial: u8,
+}
+
+impl Format {
+    /// The layer that a packet belongs to, as demand counts them.
+    pub(super) fn layer_index(&self, stream: StreamIndex, layer: LayerMeta) -> u8 {
+        if self.spatial > 1 {
+            stream.saturating_add(layer.spatial).min(LAYER_MAX)
+        } else {
+            stream
+        }
+    }
 }
 
 /// A publication on this node.
@@ -37,19 +54,21 @@ pub(super) struct Publication {
 #[derive(Debug)]
 pub(super) struct Downstream {
     pub(super) peer: PeerKey,
-    /// Bit n: stream n is wanted.
+    /// Bit n: layer n is wanted.
     pub(super) streams: u8,
     /// Nodes that its request came through.
     pub(super) path: Vec<String>,
     /// Flow ids bound towards it.
     pub(super) flows: [Option<u32>; STREAMS_MAX],
+    /// What it was not sent, by stream.
+    pub(super) left_out: [LeftOut; STREAMS_MAX],
 }
 
 /// The neighbour we want the track from.
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) peer: PeerKey,
-    /// Bit n: stream n was asked for.
+    /// Bit n: layer n was asked for.
     pub(super) streams: u8,
     /// Flow ids that it bound.
     pub(super) flows: [Option<u32>; STREAMS_MAX],
@@ -107,8 +126,10 @@ pub(super) struct Track {
     pub(super) publication: Option<Publication>,
     /// This node's key for it, when it is remote and was ever wanted here.
     pub(super) subscriber: Option<TrackKey>,
-    /// Streams wanted here.
+    /// Layers wanted here.
     pub(super) demand: u8,
+    /// What this node was not given, by stream.
+    pub(super) left_out: [LeftOut; STREAMS_MAX],
     pub(super) downstreams: Vec<Downstream>,
     pub(super) upstream: Option<Upstream>,
     pub(super) leaving: Option<Leaving>,
@@ -129,6 +150,7 @@ impl Track {
             publication: None,
             subscriber: None,
             demand: 0,
+            left_out: [LeftOut::default(); STREAMS_MAX],
             downstreams: Vec::new(),
             upstream: None,
             leaving: None,
@@ -139,14 +161,37 @@ impl Track {
         }
     }
 
-    /// Streams that somebody downstream wants.
+    /// Whether its layers are inside one stream (SVC).
+    fn is_layered(&self) -> bool {
+        self.formats
+            .first()
+            .copied()
+            .flatten()
+            .is_some_and(|format| format.spatial > 1)
+    }
+
+    /// The streams that carry these layers.
+    pub(super) fn streams_bound(&self, layers: u8) -> u8 {
+        if self.is_layered() {
+            u8::from(layers != 0)
+        } else {
+            layers
+        }
+    }
+
+    /// The stream that carries a layer.
+    pub(super) fn stream_of(&self, layer: u8) -> StreamIndex {
+        if self.is_layered() { 0 } else { layer }
+    }
+
+    /// Layers that somebody downstream wants.
     pub(super) fn wanted_downstream(&self) -> u8 {
         self.downstreams
             .iter()
             .fold(0, |streams, downstream| streams | downstream.streams)
     }
 
-    /// Streams that somebody wants, here or downstream.
+    /// Layers that somebody wants, here or downstream.
     pub(super) fn wanted(&self) -> u8 {
         self.wanted_downstream() | self.demand
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use media::packet::Pool;
+use media::packet::{AudioMeta, Packet, Pool};
 use proto::NodeId;
 use quinn::{ClientConfig, Endpoint, EndpointConfig, TokioRuntime, VarInt};
 use runtime::tls::NodeName;
@@ -21,6 +21,7 @@ use super::endpoint::Quic;
 use super::handle::{Ends, Exported, MeshSink};
 use super::metrics::Metrics;
 use super::session::Session;
+use crate::link::header::PacketMeta;
 use crate::link::message;
 use crate::mesh::command::{MeshCommand, PeerInfo};
 use crate::mesh::{self, Input, Mesh, Output, PeerKey};
@@ -283,9 +284,12 @@ impl Node {
                 Output::Media {
                     track,
                     stream,
-                    layer,
+                    meta,
                     rtp,
-                } => match state.pool.from_canonical(&rtp, layer, now) {
+                } => match state
+                    .pool
+                    .from_canonical(&rtp, (meta.layer, meta.left_out), now)
+                {
                     Ok(packet) => state.sink.media(track, stream, packet),
                     Err(error) => tracing::trace!(%error, "media of a link is no RTP"),
                 },
@@ -325,14 +329,14 @@ impl Node {
                     continue;
                 };
                 let rtp = state.chunk.split_to(len).freeze();
-                let (track, stream, layer) =
-                    (exported.track, exported.stream, exported.packet.layer);
+                let (track, stream) = (exported.track, exported.stream);
+                let meta = packet_meta(&exported.packet);
                 state.core.handle_input(
                     now,
                     Input::Media {
                         track,
                         stream,
-                        layer,
+                        meta,
                         rtp,
                     },
                 );
@@ -453,5 +457,16 @@ fn close(state: &mut State, now: Instant, peer: PeerKey, reason: &'static str) {
     if let Some(session) = state.sessions.remove(&peer) {
         session.close(reason);
         state.core.handle_input(now, Input::Disconnected { peer });
+    }
+}
+
+/// What hops may know of a packet published here.
+fn packet_meta(packet: &Packet) -> PacketMeta {
+    PacketMeta {
+        layer: packet.layer,
+        audio: AudioMeta {
+            level: packet.ext.audio_level,
+        },
+        left_out: packet.left_out,
     }
 }

@@ -233,6 +233,7 @@ pub(crate) fn publish(node: &Node, sid: &str, key: u32, audio: bool) {
         audio,
         clock_rate: if audio { 48_000 } else { 90_000 },
         streams: if audio { 1 } else { 3 },
+        spatial: 1,
     });
 }
 
@@ -257,6 +258,7 @@ pub(crate) fn packet(pool: &mut Pool, codec: Codec, seq: u16, len: usize) -> Pac
         codec,
         marker: true,
         seq,
+        left_out: 0,
         timestamp: u32::from(seq) * 960,
         layer,
         ext: Extensions::default(),

@@ -29,6 +29,8 @@ const FILES = {
   '/': [join(PAGE, 'index.html'), 'text/html'],
   '/client.js': [join(PAGE, 'client.js'), 'text/javascript'],
   '/lip_sync.js': [join(PAGE, 'lip_sync.js'), 'text/javascript'],
+  '/whip.html': [join(PAGE, 'whip.html'), 'text/html'],
+  '/whip.js': [join(PAGE, 'whip.js'), 'text/javascript'],
   '/livekit-client.mjs': [LIBRARY, 'text/javascript'],
 };
 
@@ -88,11 +90,11 @@ export class Browser {
   }
 
   /** Opens a page for one participant. `logs` receives its console. */
-  async open(identity, region, { log }) {
+  async open(identity, region, { log, path = '/' }) {
     const page = await this.context.newPage();
     page.on('console', (message) => log(`${identity} console ${message.type()}: ${message.text()}`));
     page.on('pageerror', (error) => log(`${identity} page error: ${error}`));
-    await page.goto(this.origin);
+    await page.goto(new URL(path, this.origin).href);
     await page.waitForFunction('window.e2e !== undefined');
     return new BrowserParticipant(identity, region, page);
   }

@@ -1,5 +1,8 @@
 import { Browser } from './browser.mjs';
+import { fileURLToPath } from 'node:url';
 import { NativeParticipant } from './native.mjs';
+
+const WHIP_SCRIPT = fileURLToPath(new URL('../whip_client.py', import.meta.url));
 
 /** What a case gets: the mesh, and participants that are cleaned up when it ends. */
 export class Case {
@@ -17,6 +20,17 @@ export class Case {
   async page(identity, region) {
     this.environment.browser ??= await Browser.start();
     return this.keep(await this.environment.browser.open(identity, region, { log: this.log }));
+  }
+
+  /** A page with a plain RTCPeerConnection that speaks WHIP and WHEP. */
+  async whipPage(identity, region) {
+    this.environment.browser ??= await Browser.start();
+    return this.keep(await this.environment.browser.open(identity, region, { log: this.log, path: '/whip.html' }));
+  }
+
+  /** A client of WHIP and WHEP in a process of its own. */
+  async whipProcess(identity, region) {
+    return this.keep(await NativeParticipant.start(identity, region, this.environment, WHIP_SCRIPT));
   }
 
   /** A page of the mesh's own gateway, for example the call page. */

@@ -106,18 +106,15 @@ impl Answerer {
     }
 
     /// Answers an offer: places publications by `a=msid`, and as many of `wanted` as there are free sections, in order.
-    ///
-    /// # Errors
-    /// When the offer cannot be answered at all.
     pub fn answer(
         &mut self,
         offer: &Description,
         local: &LocalTransport,
         publications: &[Publication],
         wanted: &[Wanted],
-    ) -> Result<Negotiated, sdp::Error> {
+    ) -> Negotiated {
         let mut negotiated = Negotiated {
-            answer: Description::answer_to(offer, local)?,
+            answer: Description::answer_to(offer, local),
             receive: ReceiveConfig {
                 extensions: offer.receive_extension_ids(),
                 media: Vec::new(),
@@ -157,7 +154,7 @@ impl Answerer {
             }
         }
         self.forget_silent(offer, &mut negotiated);
-        Ok(negotiated)
+        negotiated
     }
 
     /// A section that the client receives on, or keeps for that.

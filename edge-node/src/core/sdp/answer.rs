@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    Description, Direction, Error, Media, Setup, TransportAttributes, accepted_codecs, extension,
+    Description, Direction, Media, Setup, TransportAttributes, accepted_codecs, extension,
 };
 
 /// What we take in one data channel message, in bytes: LiveKit clients send at most 64,000.
@@ -51,24 +51,22 @@ impl Description {
     ///
     /// The version follows the offer's, which a client raises with every offer.
     ///
-    /// # Errors
-    /// [`Error::PassiveOffer`]
-    pub fn answer_to(offer: &Self, local: &LocalTransport) -> Result<Self, Error> {
-        let passive = |media: &Media| media.transport.setup == Some(Setup::Passive);
-        if offer
-            .media
-            .iter()
-            .any(|media| !media.rejected && passive(media))
-        {
-            return Err(Error::PassiveOffer);
-        }
+    /// We are the DTLS server unless the client insists on that (RFC 8842 §5).
+    pub fn answer_to(offer: &Self, local: &LocalTransport) -> Self {
+        let passive = offer
+            .transport()
+            .is_some_and(|transport| transport.setup == Some(Setup::Passive));
         let mut answer = Self {
             origin: offer.origin,
             ice_lite: true,
             extmap_allow_mixed: offer.extmap_allow_mixed,
             ..Self::default()
         };
-        let transport = local.attributes(Setup::Passive);
+        let transport = local.attributes(if passive {
+            Setup::Active
+        } else {
+            Setup::Passive
+        });
         for offered in &offer.media {
             let mut media = answer_section(offered);
             // There is one transport per connection: without BUNDLE only the first section can have it (RFC 8843 §7.3).
@@ -89,7 +87,7 @@ impl Description {
         if offer.bundle.is_empty() {
             answer.bundle.clear();
         }
-        Ok(answer)
+        answer
     }
 }
 

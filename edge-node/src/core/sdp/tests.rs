@@ -30,7 +30,7 @@ fn camera() -> SendParameters {
 }
 
 fn answer(offer: &str) -> Description {
-    Description::answer_to(&parse(offer).unwrap(), &local()).unwrap()
+    Description::answer_to(&parse(offer).unwrap(), &local())
 }
 
 fn names(media: &Media) -> Vec<(u8, &str, Option<u8>)> {
@@ -153,7 +153,7 @@ fn answers_a_chromium_publisher() {
 #[test]
 fn placeholders_accept_simulcast_extensions_for_later() {
     let offer = parse(CHROMIUM_JOIN).unwrap();
-    let answer = Description::answer_to(&offer, &local()).unwrap();
+    let answer = Description::answer_to(&offer, &local());
     assert_eq!(answer.media.len(), 7);
     let videos = answer.media.iter().filter(|m| m.kind == MediaKind::Video);
     for video in videos.clone() {
@@ -182,7 +182,7 @@ fn reads_and_answers_firefox() {
     assert_eq!(video.ssrcs[0].rtx, Some(4_047_551_021));
     assert!(video.codec(121).unwrap().has_feedback("nack"));
 
-    let mut answer = Description::answer_to(&offer, &local()).unwrap();
+    let mut answer = Description::answer_to(&offer, &local());
     let video = &answer.media[1];
     assert_eq!(
         names(video),
@@ -358,7 +358,7 @@ fn extension_ids_over_14_are_only_for_receiving() {
             extension_ids(&offer.media[1]).dependency_descriptor,
             expected
         );
-        let answer = Description::answer_to(&offer, &local()).unwrap();
+        let answer = Description::answer_to(&offer, &local());
         assert_eq!(
             answer.to_sdp().contains(&format!("a=extmap:15 {uri}")),
             expected.is_some()
@@ -425,11 +425,19 @@ fn limits_and_errors_say_what_is_wrong() {
             mid: "0".to_owned()
         })
     );
-    let passive = parse(&CHROMIUM_PUBLISH.replace("actpass", "passive")).unwrap();
-    assert_eq!(
-        Description::answer_to(&passive, &local()),
-        Err(Error::PassiveOffer)
-    );
+}
+
+#[test]
+fn a_client_that_wants_to_be_the_dtls_server_is() {
+    for (offered, ours) in [
+        ("actpass", Setup::Passive),
+        ("active", Setup::Passive),
+        ("passive", Setup::Active),
+    ] {
+        let answer = answer(&CHROMIUM_PUBLISH.replace("actpass", offered));
+        let setups = answer.media.iter().map(|m| m.transport.setup);
+        assert!(setups.into_iter().all(|setup| setup == Some(ours)));
+    }
 }
 
 #[test]
@@ -460,9 +468,8 @@ proptest! {
     #[test]
     fn answers_to_anything_can_be_read(lines in proptest::collection::vec(line(), 0..80)) {
         let head = "v=0\no=- 1 1 IN IP4 0.0.0.0\ns=-\nt=0 0\na=group:BUNDLE 0 1 2\n";
-        if let Ok(offer) = parse(&format!("{head}{}", lines.join("\n")))
-            && let Ok(answer) = Description::answer_to(&offer, &local())
-        {
+        if let Ok(offer) = parse(&format!("{head}{}", lines.join("\n"))) {
+            let answer = Description::answer_to(&offer, &local());
             let read = parse(&answer.to_sdp()).unwrap();
             prop_assert_eq!(read.media.len(), offer.media.len());
             for (ours, theirs) in read.media.iter().zip(&offer.media) {

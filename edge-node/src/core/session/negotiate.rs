@@ -8,7 +8,6 @@ use lk::signal_response::Message as Response;
 use super::{HeldOffer, Now, Output, Peer, Remote, Session};
 use crate::core::negotiation::answerer::Negotiated;
 use crate::core::sdp::{Description, MediaKind};
-use crate::core::signal;
 
 /// How long an offer waits for the announcement of a track that it names: both come on one ordered connection, so this is long.
 const ANNOUNCEMENT_WAIT: Duration = Duration::from_millis(500);
@@ -61,19 +60,9 @@ impl Session {
             self.subscribing.wanted()
         };
         let publications = self.publishing.publications();
-        let outcome = self
+        let negotiated = self
             .answerer
             .answer(&description, local, &publications, &wanted);
-        let negotiated = match outcome {
-            Ok(negotiated) => negotiated,
-            Err(error) => {
-                tracing::info!(%error, "offer refused");
-                let action = lk::leave_request::Action::Disconnect;
-                self.signal(signal::leave(action, lk::DisconnectReason::JoinFailure));
-                self.outputs.push_back(Output::Close);
-                return;
-            }
-        };
         self.offered = Some(description);
         self.apply(id, negotiated);
     }
@@ -111,14 +100,7 @@ impl Session {
         let Some(transport) = description.transport() else {
             return;
         };
-        let (Some(ufrag), Some(pwd)) = (&transport.ufrag, &transport.pwd) else {
-            return;
-        };
-        let remote = Remote {
-            ufrag: ufrag.clone(),
-            pwd: pwd.clone(),
-            fingerprints: transport.fingerprints.clone(),
-        };
+        let remote = Remote::from(transport);
         if self.remote.get(&peer) != Some(&remote) {
             self.remote.insert(peer, remote.clone());
             self.outputs.push_back(Output::SetRemote { peer, remote });

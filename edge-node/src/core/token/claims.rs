@@ -114,9 +114,9 @@ pub struct VideoGrant {
     /// May change its own name, metadata and attributes; no if unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub can_update_own_metadata: Option<bool>,
-    /// Not shown to others.
-    #[serde(skip_serializing_if = "is_false", deserialize_with = "or_default")]
-    pub hidden: bool,
+    /// Not shown to others; no if unset, except for players.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<bool>,
     /// Is a recorder.
     #[serde(skip_serializing_if = "is_false", deserialize_with = "or_default")]
     pub recorder: bool,

@@ -130,7 +130,7 @@ impl From<&VideoGrant> for Permissions {
                 .map(|s| TrackSource::from_str_name(&s.to_ascii_uppercase()).unwrap_or_default())
                 .collect(),
             can_update_metadata: video.can_update_own_metadata.unwrap_or(false),
-            hidden: video.hidden,
+            hidden: video.hidden.unwrap_or(false),
             recorder: video.recorder,
             agent: video.agent,
         }

@@ -1,4 +1,5 @@
-//! DTLS 1.2 in the server role (RFC 6347, RFC 5764) for one transport, sans-IO around `rtc-dtls`.
+//! DTLS 1.2 (RFC 6347, RFC 5764) for one transport, sans-IO around `rtc-dtls`: the server, or the client of a peer that insists on
+//! being the server ([`Dtls::connect`]).
 //!
 //! `rtc-dtls` takes the first SRTP profile that the client lists, and browsers list AES-CM with HMAC first, which costs five
 //! times what GCM does. So the first ClientHello is read here before a handshake starts, and the handshake is configured with
@@ -37,16 +38,16 @@ const PEER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1
 /// What came of a datagram or a timer.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// The handshake is done. The certificate is the client's, in DER, and is still to be compared with its fingerprint.
+    /// The handshake is done. The certificate is the peer's, in DER, and is still to be compared with its fingerprint.
     Connected {
         /// Keys for SRTP.
         keys: SessionKeys,
-        /// The client's certificate.
+        /// The peer's certificate.
         certificate: Vec<u8>,
     },
     /// Application data: an SCTP packet.
     Data(BytesMut),
-    /// The client closed the association.
+    /// The peer closed the association.
     Closed,
     /// The handshake failed for good.
     Failed(String),
@@ -71,6 +72,7 @@ enum Phase {
     /// `done` when the handshake is complete.
     Running {
         endpoint: Box<Endpoint>,
+        server: bool,
         done: bool,
     },
     Ended,
@@ -88,6 +90,20 @@ impl Dtls {
             deadline: None,
             events: VecDeque::new(),
             transmits: VecDeque::new(),
+        }
+    }
+
+    /// Starts the handshake as the client; nothing happens if one was started already.
+    pub(super) fn connect(&mut self, now: Instant) {
+        if !matches!(self.phase, Phase::Hello { .. }) {
+            return;
+        }
+        let mut endpoint = Box::new(Endpoint::new(PEER, TransportProtocol::UDP, None));
+        let connected = endpoint.connect(now, PEER, self.identity.client_config(), None);
+        drain(&mut endpoint, &mut self.transmits);
+        self.run(now, endpoint, false);
+        if let Err(error) = connected {
+            self.fail(&error.to_string());
         }
     }
 
@@ -120,6 +136,7 @@ impl Dtls {
         if let Phase::Running {
             endpoint,
             done: true,
+            ..
         } = &mut self.phase
         {
             if let Err(error) = endpoint.write(now, PEER, data) {
@@ -176,15 +193,20 @@ impl Dtls {
     fn start(&mut self, now: Instant, profile: Option<Profile>) {
         let config = self.identity.config(profile);
         let endpoint = Endpoint::new(PEER, TransportProtocol::UDP, Some(config));
+        self.run(now, Box::new(endpoint), true);
+    }
+
+    fn run(&mut self, now: Instant, endpoint: Box<Endpoint>, server: bool) {
         self.phase = Phase::Running {
-            endpoint: Box::new(endpoint),
+            endpoint,
+            server,
             done: false,
         };
         self.deadline = Some(now + HANDSHAKE_TIMEOUT);
     }
 
     fn read(&mut self, now: Instant, datagram: BytesMut) {
-        let Phase::Running { endpoint, done } = &mut self.phase else {
+        let Phase::Running { endpoint, done, .. } = &mut self.phase else {
             return;
         };
         let was_done = *done;
@@ -225,7 +247,12 @@ impl Dtls {
     }
 
     fn connected(&mut self) -> Result<Event, String> {
-        let Phase::Running { endpoint, done } = &mut self.phase else {
+        let Phase::Running {
+            endpoint,
+            server,
+            done,
+        } = &mut self.phase
+        else {
             return Err("closed".to_owned());
         };
         let state = endpoint
@@ -236,13 +263,13 @@ impl Dtls {
         let material = state
             .export_keying_material("EXTRACTOR-dtls_srtp", &[], profile.keying_material_len())
             .map_err(|error| error.to_string())?;
-        let keys = SessionKeys::from_keying_material(profile, material.as_ref(), true)
+        let keys = SessionKeys::from_keying_material(profile, material.as_ref(), *server)
             .map_err(|error| error.to_string())?;
         let certificate = state
             .peer_certificates
             .first()
             .cloned()
-            .ok_or("no client certificate")?;
+            .ok_or("the peer showed no certificate")?;
         *done = true;
         Ok(Event::Connected { keys, certificate })
     }

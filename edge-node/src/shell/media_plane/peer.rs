@@ -34,7 +34,10 @@ pub(super) enum Input {
 #[derive(Debug)]
 pub(super) enum Control {
     /// The fingerprints that signalling said.
-    SetRemote { fingerprints: Vec<String> },
+    SetRemote {
+        fingerprints: Vec<String>,
+        dtls_server: bool,
+    },
     /// A data channel is to be opened.
     Open { label: String, reliable: bool },
     /// A message for a data channel.
@@ -50,6 +53,8 @@ pub(super) struct Peer {
     dtls: Dtls,
     sctp: Sctp,
     fingerprints: Vec<String>,
+    /// The client is the DTLS server: we start, once there is a path.
+    dtls_server: bool,
     /// A finished handshake whose certificate nobody has vouched for yet.
     unverified: Option<(SessionKeys, Vec<u8>)>,
     verified: bool,
@@ -73,6 +78,7 @@ impl Peer {
             dtls,
             sctp: Sctp::new(),
             fingerprints: Vec::new(),
+            dtls_server: false,
             unverified: None,
             verified: false,
             held: Vec::new(),
@@ -124,6 +130,7 @@ impl Peer {
                 Input::Nominated if self.ice_connected => {}
                 Input::Nominated => {
                     self.ice_connected = true;
+                    self.connect();
                     tell(&self.events, TransportEvent::IceConnected).await;
                 }
                 Input::Expired => {
@@ -138,9 +145,23 @@ impl Peer {
     fn handle_control(&mut self, control: Control) {
         let now = Instant::now();
         match control {
-            Control::SetRemote { fingerprints } => self.fingerprints = fingerprints,
+            Control::SetRemote {
+                fingerprints,
+                dtls_server,
+            } => {
+                self.fingerprints = fingerprints;
+                self.dtls_server = dtls_server;
+                self.connect();
+            }
             Control::Open { label, reliable } => self.sctp.open(now, &label, reliable),
             Control::Send { label, payload } => self.sctp.send(now, &label, payload),
+        }
+    }
+
+    /// Starts DTLS where that is ours to do.
+    fn connect(&mut self) {
+        if self.dtls_server && self.ice_connected {
+            self.dtls.connect(Instant::now());
         }
     }
 

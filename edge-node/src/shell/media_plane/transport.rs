@@ -36,6 +36,8 @@ pub struct RemoteParameters {
     pub pwd: String,
     /// `a=fingerprint` values, `<hash function> <hex pairs>`.
     pub fingerprints: Vec<String>,
+    /// `a=setup:passive`: we start the DTLS handshake once a path is nominated.
+    pub dtls_server: bool,
 }
 
 /// What happened to a transport.
@@ -122,6 +124,7 @@ impl Transport {
     pub fn set_remote(&self, remote: RemoteParameters) {
         self.order(Control::SetRemote {
             fingerprints: remote.fingerprints,
+            dtls_server: remote.dtls_server,
         });
     }
 

@@ -202,6 +202,7 @@ impl Wiring {
             audio: config.codec.is_audio(),
             clock_rate: config.codec.clock_rate(),
             streams: config.streams,
+            spatial: config.spatial,
         }));
         self.tracks
             .insert(key, Track::new(Origin::Local { home }, config));

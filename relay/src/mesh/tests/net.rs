@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::command::{NextHop, RoomPlan};
+use media::packet::LayerMeta;
+
 use super::super::*;
 
 pub(super) const MS: Duration = Duration::from_millis(1);
@@ -20,6 +22,8 @@ pub(super) struct Node {
     pub(super) events: Vec<MeshEvent>,
     /// (track, stream, first byte of the packet)
     pub(super) media: Vec<(TrackKey, StreamIndex, u8)>,
+    /// The same with what the hop header says and the sequence number.
+    pub(super) packets: Vec<(TrackKey, PacketMeta, u16)>,
 }
 
 pub(super) struct Net {
@@ -58,6 +62,7 @@ impl Net {
                     mesh,
                     events: Vec::new(),
                     media: Vec::new(),
+                    packets: Vec::new(),
                 },
             );
         }
@@ -117,9 +122,14 @@ impl Net {
                         cargo.push((peer, Cargo::Message(Message::Data(data))));
                     }
                     Output::Media {
-                        track, stream, rtp, ..
+                        track,
+                        stream,
+                        meta,
+                        rtp,
                     } => {
                         node.media.push((track, stream, rtp[0]));
+                        let seq = left_out::sequence_number(&rtp).unwrap_or(0);
+                        node.packets.push((track, meta, seq));
                     }
                     Output::Event(event) => node.events.push(event),
                     Output::Disconnect { peer, .. } => {
@@ -227,30 +237,71 @@ impl Net {
     }
 
     pub(super) fn publish(&mut self, edge: &str, key: u32) {
+        self.publish_track(edge, key, "TR_v", (false, 3, 1));
+    }
+
+    /// Publishes a track: whether it is audio, its streams, its spatial layers.
+    pub(super) fn publish_track(
+        &mut self,
+        edge: &str,
+        key: u32,
+        sid: &str,
+        (audio, streams, spatial): (bool, u8, u8),
+    ) {
         self.command(
             edge,
             MeshCommand::Publish {
                 room: RoomName::from(ROOM),
-                track_sid: TrackSid::from("TR_v"),
+                track_sid: TrackSid::from(sid),
                 track: TrackKey(key),
-                audio: false,
-                clock_rate: 90_000,
-                streams: 3,
+                audio,
+                clock_rate: if audio { 48_000 } else { 90_000 },
+                streams,
+                spatial,
             },
         );
     }
 
     pub(super) fn demand(&mut self, edge: &str, origin: &str, streams: u8) {
+        self.demand_track(edge, origin, ("TR_v", 100), streams);
+    }
+
+    pub(super) fn demand_track(
+        &mut self,
+        edge: &str,
+        origin: &str,
+        (sid, key): (&str, u32),
+        streams: u8,
+    ) {
         self.command(
             edge,
             MeshCommand::Demand {
                 room: RoomName::from(ROOM),
-                track_sid: TrackSid::from("TR_v"),
+                track_sid: TrackSid::from(sid),
                 origin: NodeId::from(origin),
-                track: TrackKey(100),
+                track: TrackKey(key),
                 streams,
             },
         );
+    }
+
+    /// One packet of a track with one stream.
+    pub(super) fn packet(&mut self, edge: &str, key: u32, meta: PacketMeta, seq: u16) {
+        let mut rtp = vec![0; 100];
+        rtp[2..4].copy_from_slice(&seq.to_be_bytes());
+        let input = Input::Media {
+            track: TrackKey(key),
+            stream: 0,
+            meta,
+            rtp: Bytes::from(rtp),
+        };
+        let now = self.now;
+        self.mesh(edge).handle_input(now, input);
+    }
+
+    /// What an edge was given since the last call.
+    pub(super) fn packets(&mut self, edge: &str) -> Vec<(TrackKey, PacketMeta, u16)> {
+        std::mem::take(&mut self.nodes.get_mut(edge).unwrap().packets)
     }
 
     /// One packet of each of three streams, every 10 ms, for this long.
@@ -258,10 +309,13 @@ impl Net {
         for tick in 0..ms / 10 {
             for stream in 0..3 {
                 let rtp = Bytes::from(vec![(tick & 0xff) as u8; 100]);
-                let layer = LayerMeta {
-                    frame_start: true,
-                    frame_end: true,
-                    ..LayerMeta::default()
+                let meta = PacketMeta {
+                    layer: LayerMeta {
+                        frame_start: true,
+                        frame_end: true,
+                        ..LayerMeta::default()
+                    },
+                    ..PacketMeta::default()
                 };
                 let now = self.now;
                 let track = TrackKey(key);
@@ -270,7 +324,7 @@ impl Net {
                     Input::Media {
                         track,
                         stream,
-                        layer,
+                        meta,
                         rtp,
                     },
                 );
@@ -291,6 +345,14 @@ impl Net {
             .find(|link| link.peer.as_str() == to)
             .unwrap()
             .packets_sent
+    }
+
+    /// Packets that `at` found missing on the link from `from`.
+    pub(super) fn lost(&mut self, at: &str, from: &str) -> u64 {
+        let now = self.now;
+        let stats = self.mesh(at).stats(now);
+        let link = stats.iter().find(|link| link.peer.as_str() == from);
+        link.unwrap().packets_lost
     }
 
     pub(super) fn flows(&mut self, from: &str, to: &str) -> u32 {

@@ -34,6 +34,7 @@ pub(in super::super) struct Identity {
     fingerprint: String,
     by_profile: Vec<(Profile, Arc<HandshakeConfig>)>,
     any_profile: Arc<HandshakeConfig>,
+    client: Arc<HandshakeConfig>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -63,7 +64,7 @@ impl Identity {
             Profile::AeadAes256Gcm,
             Profile::Aes128CmHmacSha1_80,
         ];
-        let build = |profiles: &[Profile]| {
+        let build = |profiles: &[Profile], client: bool| {
             ConfigBuilder::default()
                 .with_crypto_provider(provider.clone())
                 .with_certificates(vec![certificate.clone()])
@@ -72,19 +73,21 @@ impl Identity {
                 .with_srtp_protection_profiles(profiles.iter().map(|p| registered(*p)).collect())
                 .with_flight_interval(FLIGHT_INTERVAL)
                 .with_insecure_skip_verify(true)
-                .build(false, None)
+                .build(client, None)
                 .map(Arc::new)
         };
         let by_profile = profiles
             .iter()
-            .map(|profile| Ok((*profile, build(&[*profile])?)))
+            .map(|profile| Ok((*profile, build(&[*profile], false)?)))
             .collect::<Result<_, IdentityError>>()?;
-        let any_profile = build(&profiles)?;
+        let any_profile = build(&profiles, false)?;
+        let client = build(&profiles, true)?;
         Ok(Self {
             provider,
             fingerprint,
             by_profile,
             any_profile,
+            client,
         })
     }
 
@@ -105,6 +108,11 @@ impl Identity {
             .iter()
             .find(|(known, _)| Some(*known) == profile);
         Arc::clone(found.map_or(&self.any_profile, |(_, config)| config))
+    }
+
+    /// How to handshake as the client. The server picks a profile; ours are listed best first.
+    pub(super) fn client_config(&self) -> Arc<HandshakeConfig> {
+        Arc::clone(&self.client)
     }
 }
 

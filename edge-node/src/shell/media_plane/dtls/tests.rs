@@ -202,3 +202,30 @@ fn a_handshake_that_stalls_fails() {
     assert!(matches!(pair.server.poll_event(), Some(Event::Failed(_))));
     assert_eq!(pair.server.poll_timeout(), None);
 }
+
+#[test]
+fn two_of_ours_connect_when_one_starts() {
+    let now = Instant::now();
+    let mut server = Dtls::new(Arc::new(Identity::generate().unwrap()));
+    let mut client = Dtls::new(Arc::new(Identity::generate().unwrap()));
+    client.connect(now);
+    client.connect(now);
+    for _ in 0..10 {
+        while let Some(datagram) = client.poll_transmit() {
+            server.handle_datagram(now, &datagram);
+        }
+        while let Some(datagram) = server.poll_transmit() {
+            client.handle_datagram(now, &datagram);
+        }
+    }
+    let connected = |dtls: &mut Dtls| match dtls.poll_event() {
+        Some(Event::Connected { keys, certificate }) => (keys, certificate),
+        other => panic!("not connected: {other:?}"),
+    };
+    let ((ours, server_certificate), (theirs, _)) =
+        (connected(&mut client), connected(&mut server));
+    assert_eq!((&ours.local, &ours.remote), (&theirs.remote, &theirs.local));
+    assert_eq!(ours.profile, Profile::AeadAes128Gcm);
+    let fingerprint = server.identity.fingerprint().to_owned();
+    assert!(fingerprint_matches(&server_certificate, &[fingerprint]));
+}

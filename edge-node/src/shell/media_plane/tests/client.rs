@@ -114,6 +114,7 @@ impl Client {
             ufrag: "abcd".to_owned(),
             pwd: "not needed by a lite agent".to_owned(),
             fingerprints: vec![self.fingerprint.clone()],
+            dtls_server: false,
         }
     }
 
