@@ -57,6 +57,9 @@ pub struct Config {
     /// Most that is sent to one peer, in bits per second.
     #[serde(default = "default_rate")]
     pub link_rate_bps: u64,
+    /// Audio tracks of a room that a client gets, and that a link carries, at a time: those that speak; 0: all.
+    #[serde(default = "default_audio_streams")]
+    pub audio_streams: u16,
     /// Certificates of the mesh.
     pub tls: Paths,
     /// Logging.
@@ -94,6 +97,10 @@ fn default_shards() -> usize {
 
 fn default_capacity() -> u32 {
     1000
+}
+
+fn default_audio_streams() -> u16 {
+    relay::worker::DEFAULT_AUDIO_STREAMS
 }
 
 fn default_rate() -> u64 {

@@ -2,6 +2,7 @@
 pub mod ice;
 pub mod join;
 pub mod negotiation;
+pub mod quality;
 pub mod room;
 pub mod sdp;
 pub mod session;

@@ -132,6 +132,7 @@ fn plane_config(config: &Config, incarnation: u64) -> anyhow::Result<PlaneConfig
         tcp: config.rtc_tcp,
         shards,
         external,
+        audio_streams: config.audio_streams,
         link: relay::worker::Config {
             node: NodeId::from(config.node_id.as_str()),
             role: relay::Role::Edge,
@@ -141,6 +142,7 @@ fn plane_config(config: &Config, incarnation: u64) -> anyhow::Result<PlaneConfig
             listen: config.link,
             via: via.collect(),
             rate_bps_max: config.link_rate_bps,
+            audio_streams: config.audio_streams,
             credentials: config.tls.load().context("certificates")?,
         },
     })

@@ -11,6 +11,7 @@ use media::router::{
     Command, Config, ExtensionIds, Output, ReceiveConfig, ReceiveMedia, ReceivePayload, Router,
     SendPayload, Source, SubscriptionConfig, Target, TrackConfig, TrackKey, TransportKey,
 };
+use media::rtcp;
 use media::rtp::{Form, Header, Writer, low16};
 use media::srtp::{OVERHEAD_MAX, Outbound, Profile, SessionKeys};
 use nix::time::{ClockId, clock_gettime};
@@ -126,6 +127,11 @@ impl Bench {
             router.handle_command(now, command, &mut out);
         }
         let keys = SessionKeys::from_keying_material(profile, &material, false)?;
+        for peer in 1..=fanout {
+            let mut offer = offer(&keys)?;
+            router.handle_datagram(now, TransportKey(peer), &mut offer, &mut out);
+        }
+        out.clear();
         Ok(Self {
             router,
             out,
@@ -222,6 +228,17 @@ fn receive_media() -> ReceiveMedia {
         rids: Vec::new(),
         ssrcs: Vec::new(),
     }
+}
+
+/// A sealed REMB of 20 Mbit/s: from then on the peer's path is estimated and what it is sent is paced.
+fn offer(keys: &SessionKeys) -> Result<Vec<u8>, Failure> {
+    let mut buffer = vec![0; 200];
+    let mut writer = rtcp::Writer::new(&mut buffer);
+    writer.remb(1, 20_000_000, &[]).ok_or("no room")?;
+    let len = writer.len();
+    let sealed = Outbound::new(keys)?.seal_rtcp(&mut buffer, len)?;
+    buffer.truncate(sealed);
+    Ok(buffer)
 }
 
 fn subscription(peer: u32) -> SubscriptionConfig {

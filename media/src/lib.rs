@@ -1,8 +1,10 @@
 //! The sans-IO RTP core: packets, SRTP, RTCP, routing, layers, rewriting, retransmission
 
+pub mod allocation;
 pub mod audio;
 pub mod congestion;
 pub mod layer;
+pub mod pacer;
 pub mod packet;
 pub mod retransmit;
 pub mod rewrite;

@@ -9,10 +9,13 @@ use std::time::Instant;
 
 use slab::Slab;
 
+use crate::allocation::Table;
 use crate::packet::{PacketRef, Pool, SLOT_LEN};
 use crate::rtp;
 
+mod allocate;
 mod arena;
+mod audio;
 mod commands;
 mod config;
 mod demux;
@@ -22,8 +25,11 @@ mod feedback;
 mod forward;
 mod ingress;
 mod lateness;
+mod meter;
 mod output;
+mod pacing;
 mod reception;
+mod repair;
 mod report;
 mod reports;
 mod selection;
@@ -67,10 +73,16 @@ pub struct Router {
     transports: Slab<Transport>,
     tracks: Slab<Track>,
     downtracks: Slab<Downtrack>,
+    /// Audio tracks by room.
+    groups: Slab<audio::Group>,
     transport_slots: HashMap<TransportKey, usize>,
     track_slots: HashMap<TrackKey, usize>,
     /// The payload as the receiver at hand gets it, where that is not as it came.
     scratch: Vec<u8>,
+    /// What the allocator works on, reused.
+    table: Table,
+    /// Positions of the subscriptions in the table.
+    positions: Vec<usize>,
     /// State of the generator of initial sequence numbers.
     random: u64,
 }
@@ -86,9 +98,12 @@ impl Router {
             transports: Slab::new(),
             tracks: Slab::new(),
             downtracks: Slab::new(),
+            groups: Slab::new(),
             transport_slots: HashMap::new(),
             track_slots: HashMap::new(),
             scratch: Vec::with_capacity(2 * SLOT_LEN),
+            table: Table::default(),
+            positions: Vec::new(),
             random: config.seed,
             config,
         }
@@ -98,7 +113,7 @@ impl Router {
     pub fn handle_command(&mut self, now: Instant, command: Command, out: &mut Output) {
         match command {
             Command::AddTransport { transport, keys } => self.add_transport(now, transport, &keys),
-            Command::RemoveTransport { transport } => self.remove_transport(transport, out),
+            Command::RemoveTransport { transport } => self.remove_transport(now, transport, out),
             Command::SetReceive { transport, receive } => self.set_receive(transport, *receive),
             Command::AddTrack { track, config } => self.add_track(now, track, config, out),
             Command::RemoveTrack { track } => self.remove_track(track),
@@ -123,8 +138,9 @@ impl Router {
                 transport,
                 track,
                 priority,
-            } => self.set_priority((transport, track), priority),
-            Command::SetSpeaking { track, speaking } => self.set_speaking(track, speaking),
+            } => self.set_priority(now, (transport, track), priority, out),
+            Command::SetSpeaking { track, speaking } => self.set_speaking(now, track, speaking),
+            Command::SetAudioLimit { room, streams } => self.set_audio_limit(room, streams),
             Command::Export { track, streams } => self.export(now, track, streams, out),
             Command::SetMuted { track, muted } => self.set_muted(now, track, muted, out),
             Command::RequestKeyframe { track, stream } => {
@@ -222,6 +238,15 @@ impl Router {
                         .is_some_and(|t| t.armed.take(at));
                     if current {
                         self.serve_transport(now, slot, out);
+                    }
+                }
+                Timer::Pacer(slot) => {
+                    let current = self
+                        .transports
+                        .get_mut(slot)
+                        .is_some_and(|t| t.armed_pacer.take(at));
+                    if current {
+                        self.serve_pacer(now, slot, out);
                     }
                 }
                 Timer::Track(slot) => {

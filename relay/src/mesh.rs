@@ -4,6 +4,7 @@
 //! Give it what happens with [`Mesh::handle_input`]; then take [`Mesh::poll_output`] until it is empty, [`Mesh::poll_transmit`]
 //! for every neighbour whose connection has room, and [`Mesh::poll_timeout`].
 
+mod audio;
 pub mod command;
 mod flow;
 mod forward;
@@ -26,6 +27,7 @@ use slab::Slab;
 
 use crate::link::Link;
 use crate::link::header::PacketMeta;
+use audio::Voices;
 use command::{MeshCommand, MeshEvent};
 use peer::Peer;
 pub use peer::PeerKey;
@@ -43,6 +45,8 @@ pub struct Config {
     pub node: NodeId,
     /// Tells one run of the node from the next; grows.
     pub incarnation: u64,
+    /// Audio tracks of a room that a link carries at a time, in each direction; 0 = all.
+    pub audio_streams: u16,
 }
 
 /// Something that happened.
@@ -140,6 +144,7 @@ pub struct Mesh {
     tracks: Slab<Track>,
     by_sid: HashMap<(RoomName, TrackSid), usize>,
     by_key: HashMap<TrackKey, usize>,
+    voices: Voices,
     /// Tracks with a former upstream.
     leaving: Vec<usize>,
     keyframes_wanted: Vec<(usize, StreamIndex)>,
@@ -167,6 +172,7 @@ impl Mesh {
     /// A core without neighbours or rooms.
     pub fn new(config: Config) -> Self {
         Self {
+            voices: Voices::new(config.audio_streams),
             config,
             peers: Vec::new(),
             by_node: BTreeMap::new(),
@@ -231,6 +237,7 @@ impl Mesh {
             MeshCommand::SetPlan(plan) => self.set_plan(now, plan),
             MeshCommand::ForgetRoom(room) => self.forget_room(now, &room),
             MeshCommand::RoomState(state) => self.publish_state(state),
+            MeshCommand::Speakers(speakers) => self.publish_speakers(speakers),
             MeshCommand::RoomGone(room) => self.publish_gone(&room),
             MeshCommand::Data(data) => self.publish_data(now, data),
             command @ MeshCommand::Publish { .. } => self.publish(now, command),
@@ -304,6 +311,7 @@ impl Mesh {
             Message::UnbindFlow(unbind) => self.handle_unbind(from, unbind.flow_id),
             Message::SenderReport(report) => self.handle_sender_report(now, from, &report),
             Message::RoomState(state) => self.handle_state(from, state),
+            Message::Speakers(speakers) => self.handle_speakers(from, &speakers),
             Message::RoomGone(gone) => self.handle_gone(from, &gone),
             Message::Data(data) => self.handle_data(now, from, data),
             Message::Draining(_) => {
@@ -399,6 +407,12 @@ impl Mesh {
     /// The state of every link that there is or was.
     pub fn stats(&self, now: Instant) -> Vec<LinkStats> {
         let mut stats: Vec<LinkStats> = self.peers.iter().map(|peer| peer.stats(now)).collect();
+        for (index, link) in stats.iter_mut().enumerate() {
+            let (selected, counters) = self.voices.stats(PeerKey(index));
+            link.audio_selected = u32::try_from(selected).unwrap_or(u32::MAX);
+            link.audio_suppressed = counters.suppressed;
+            link.audio_changes = counters.changes;
+        }
         for (_, track) in &self.tracks {
             for downstream in &track.downstreams {
                 let bound = downstream

@@ -57,6 +57,9 @@ pub struct Config {
     /// Most that is sent to one peer, in bits per second.
     #[serde(default = "default_rate")]
     pub link_rate_bps: u64,
+    /// Audio tracks of a room that a link carries at a time, in each direction: those that speak; 0: all.
+    #[serde(default = "default_audio_streams")]
+    pub audio_streams: u16,
     /// Certificates.
     pub tls: Paths,
     /// Logging.
@@ -70,6 +73,10 @@ fn default_mesh() -> String {
 
 fn default_rate() -> u64 {
     worker::DEFAULT_RATE_BPS
+}
+
+fn default_audio_streams() -> u16 {
+    worker::DEFAULT_AUDIO_STREAMS
 }
 
 fn any_loopback_port() -> SocketAddr {
@@ -166,6 +173,7 @@ fn worker_config(config: &Config, incarnation: u64) -> anyhow::Result<worker::Co
         listen: config.link,
         via: via.collect(),
         rate_bps_max: config.link_rate_bps,
+        audio_streams: config.audio_streams,
         credentials: config.tls.load().context("certificates")?,
     })
 }

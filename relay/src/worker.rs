@@ -25,6 +25,9 @@ use handle::{MeshHandle, MeshSink};
 /// Most that is sent to one peer unless configured otherwise: what one core can encrypt with ease.
 pub const DEFAULT_RATE_BPS: u64 = 1_000_000_000;
 
+/// Audio tracks of a room forwarded at a time unless configured otherwise: more voices at once nobody can follow.
+pub const DEFAULT_AUDIO_STREAMS: u16 = 10;
+
 /// Size asked of the kernel for socket buffers, in bytes: 30 ms at 1 Gbps. The kernel may grant less.
 const SOCKET_BUFFER_LEN: usize = 4 << 20;
 
@@ -47,6 +50,8 @@ pub struct Config {
     pub via: BTreeMap<NodeId, SocketAddr>,
     /// Most that is sent to one peer, in bits per second.
     pub rate_bps_max: u64,
+    /// Audio tracks of a room that a link carries at a time, in each direction: those that speak; 0 = all.
+    pub audio_streams: u16,
     /// Certificates.
     pub credentials: Credentials,
 }

@@ -9,7 +9,7 @@ pub mod offerer;
 use std::sync::Arc;
 
 use media::packet::Codec;
-use media::router::{ExtensionIds, SendPayload, SubscriptionConfig};
+use media::router::{ExtensionIds, SendPayload, SubscriptionConfig, TrackKey};
 use proto::TrackSid;
 
 use super::sdp::{CodecParameters, SendParameters};
@@ -44,6 +44,10 @@ impl Wanted {
 pub struct Bound {
     /// What is received.
     pub track: TrackSid,
+    /// In which of its codecs.
+    pub key: TrackKey,
+    /// The receiver cannot decode the track's first codec.
+    pub needs_backup: bool,
     /// How it is sent.
     pub config: SubscriptionConfig,
 }
@@ -111,29 +115,35 @@ fn profile(codec: Codec, fmtp: &str) -> String {
     }
 }
 
-/// How a wanted track is sent on a section; `None` when the receiver cannot decode it.
-pub(super) fn subscription(
+/// How a wanted track is sent on a section, in the first of its codecs that the receiver decodes; `None` without any.
+pub(super) fn bind(
     wanted: &Wanted,
     mid: &str,
     codecs: &[CodecParameters],
     extensions: ExtensionIds,
-) -> Option<SubscriptionConfig> {
-    let payloads = send_payloads(&wanted.track, codecs);
-    if payloads.is_empty() {
-        return None;
-    }
+) -> Option<Bound> {
+    let decodable = |track: &Arc<Track>| {
+        let payloads = send_payloads(track, codecs);
+        (!payloads.is_empty()).then_some((track.key, payloads))
+    };
+    let (key, payloads) = wanted.track.choices().find_map(decodable)?;
     let red = payloads.iter().any(|p| p.codec == Codec::Red);
     let rtx_ssrc = payloads
         .iter()
         .any(|p| p.rtx_pt.is_some())
         .then_some(wanted.rtx_ssrc);
-    Some(SubscriptionConfig {
-        mid: mid.to_owned(),
-        ssrc: wanted.ssrc,
-        rtx_ssrc,
-        payloads,
-        extensions,
-        target: None,
-        red,
+    Some(Bound {
+        track: wanted.track.sid.clone(),
+        key,
+        needs_backup: key != wanted.track.key && send_payloads(&wanted.track, codecs).is_empty(),
+        config: SubscriptionConfig {
+            mid: mid.to_owned(),
+            ssrc: wanted.ssrc,
+            rtx_ssrc,
+            payloads,
+            extensions,
+            target: None,
+            red,
+        },
     })
 }

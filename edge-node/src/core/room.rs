@@ -1,10 +1,13 @@
 //! One room as one edge knows it: the authority over its own participants, a replica of everybody else's.
 
+mod backup;
 mod join;
 mod messages;
+mod quality;
 mod replica;
 mod report;
 mod speakers;
+mod streams;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
@@ -18,13 +21,14 @@ use bytes::Bytes;
 use livekit_protocol as lk;
 use lk::leave_request::Action;
 use lk::signal_response::Message as Response;
-use media::router::TrackKey;
+use media::router::{TrackKey, TransportReport};
 use proto::{Identity, NodeId, ParticipantSid, RoomName, RoomSid, TrackSid};
 
 use super::session::Now;
 use super::signal;
 use super::token::Permissions;
 use super::track::Track;
+use quality::Quality;
 use replica::Replicas;
 use speakers::Speakers;
 
@@ -35,12 +39,16 @@ pub use join::Join;
 pub enum FromSession {
     /// Media can flow to the participant.
     Active,
+    /// Nothing has been heard of the participant's media connection for long, or it is back.
+    MediaLost(bool),
     /// A track is published, or what is said about it changed.
     Published(Arc<Track>),
     /// A track ended.
     Unpublished(TrackSid),
     /// Subscribe to tracks, or no longer.
     Subscription(lk::UpdateSubscription),
+    /// The participant cannot decode the first codec of a track, or needs the track no more.
+    NeedsBackup(TrackSid, bool),
     /// Who may receive the participant's tracks.
     SubscriptionPermission(lk::SubscriptionPermission),
     /// New name, metadata or attributes.
@@ -71,6 +79,10 @@ pub enum ToSession {
     TrackChanged(Arc<Track>),
     /// Send it no more.
     Unsubscribe(TrackSid),
+    /// What subscribers here and in the mesh want of a codec of a track: bit n for layer n.
+    Demand(TrackKey, u8),
+    /// Somebody needs the backup codec of a track, or nobody does.
+    BackupWanted(TrackSid, bool),
     /// A data message for the client.
     Data {
         /// On which channel.
@@ -103,10 +115,23 @@ pub enum Input {
         /// 0 is loudest, 127 silence (RFC 6464).
         level_dbov: u8,
     },
-    /// Somebody, here or elsewhere, receives a track of ours.
-    Demanded(TrackKey),
+    /// What is wanted of a track of ours, here and elsewhere, changed: bit n for layer n.
+    Demand(TrackKey, u8),
+    /// A participant's subscription is paused because it does not fit its path, or goes on.
+    StreamState {
+        /// The receiver.
+        participant: ParticipantSid,
+        /// What it receives.
+        track: TrackKey,
+        /// Whether nothing of it is sent.
+        paused: bool,
+    },
+    /// How connections of our participants were doing in the last second.
+    Reports(Vec<(ParticipantSid, TransportReport)>),
     /// Another edge's state.
     State(proto::link::RoomState),
+    /// Who speaks at another edge.
+    Speakers(proto::link::Speakers),
     /// Another edge left the room.
     Gone(NodeId),
     /// A data message from another edge.
@@ -145,6 +170,15 @@ pub enum Output {
     RemoveRemoteTrack(TrackKey),
     /// Our state for the other edges.
     State(proto::link::RoomState),
+    /// Who of ours speaks, for the other edges.
+    Speakers(proto::link::Speakers),
+    /// The owner of a track speaks now, or no more.
+    Speaking {
+        /// The track.
+        track: TrackKey,
+        /// Whether its owner speaks.
+        speaking: bool,
+    },
     /// A data message for the other edges.
     Data(proto::link::Data),
     /// Something that the control plane shows changed.
@@ -197,7 +231,7 @@ struct Participant {
 #[derive(Debug)]
 enum Home {
     /// Here.
-    Local(Local),
+    Local(Box<Local>),
     /// At another edge; its tracks may be restricted to some identities.
     Remote {
         origin: NodeId,
@@ -215,6 +249,13 @@ struct Local {
     subscribed: BTreeSet<TrackSid>,
     /// Tracks whose publisher knows that somebody receives them.
     acknowledged: BTreeSet<TrackSid>,
+    /// Tracks that it cannot decode in their first codec.
+    needs_backup: BTreeSet<TrackSid>,
+    /// Tracks of its own whose backup codec it was asked for.
+    backup_asked: BTreeSet<TrackSid>,
+    /// Subscriptions that its path has no room for.
+    paused: BTreeSet<TrackSid>,
+    quality: Quality,
 }
 
 /// One room.
@@ -227,6 +268,12 @@ pub struct Room {
     epoch: u64,
     replicas: Replicas,
     speakers: Speakers,
+    /// Who needs which backup codec may have changed.
+    backups_stale: bool,
+    /// What the other edges were last told of it.
+    backups_told: Vec<String>,
+    /// The next look at everybody's connection.
+    quality_due: Option<Instant>,
     /// State changed since it was last sent to the other edges.
     dirty: bool,
     version: u64,
@@ -245,6 +292,9 @@ impl Room {
             epoch: 0,
             replicas: Replicas::default(),
             speakers: Speakers::default(),
+            backups_stale: false,
+            backups_told: Vec::new(),
+            quality_due: None,
             dirty: false,
             version: 0,
             last_state: None,
@@ -257,17 +307,23 @@ impl Room {
         match input {
             Input::Join(join) => self.join(now, *join),
             Input::Session(sid, message) => self.handle_session(now, &sid, message),
-            Input::AudioLevel { track, level_dbov } => {
-                self.speakers.observe(now.instant, track, level_dbov);
-            }
-            Input::Demanded(track) => self.acknowledge(track),
+            Input::AudioLevel { track, level_dbov } => self.hear(now, track, level_dbov),
+            Input::Demand(track, streams) => self.demand(track, streams),
+            Input::StreamState {
+                participant,
+                track,
+                paused,
+            } => self.stream_state(&participant, track, paused),
+            Input::Reports(reports) => self.take_reports(&reports),
             Input::State(state) => self.apply_state(now, &state),
+            Input::Speakers(speakers) => self.apply_speakers_of(&speakers),
             Input::Gone(origin) => self.forget_origin(&origin),
             Input::Data(data) => self.deliver_remote_data(&data),
             Input::Members { epoch, edges } => self.set_members(now, epoch, &edges),
             Input::Link { peer, up } => self.replicas.link(now.instant, &peer, up),
             Input::Tick => self.tick(now),
         }
+        self.settle_backups();
         self.flush_state(now);
     }
 
@@ -304,9 +360,11 @@ impl Room {
         }
         match message {
             FromSession::Active => self.activate(sid),
+            FromSession::MediaLost(lost) => self.media_lost(sid, lost),
             FromSession::Published(track) => self.published(sid, &track),
             FromSession::Unpublished(track) => self.unpublished(sid, &track),
             FromSession::Subscription(update) => self.update_subscription(sid, &update),
+            FromSession::NeedsBackup(track, needed) => self.needs_backup(sid, track, needed),
             FromSession::SubscriptionPermission(permission) => {
                 self.set_permission(sid, permission);
             }
@@ -328,6 +386,7 @@ impl Room {
             participant.info.state = lk::participant_info::State::Active as i32;
         }
         self.participant_changed(sid);
+        self.tell_speakers(sid);
     }
 
     fn update_participant(&mut self, sid: &ParticipantSid, update: lk::UpdateParticipantMetadata) {
@@ -388,6 +447,7 @@ impl Room {
             self.end_track(&track.sid);
         }
         self.dirty = true;
+        self.backups_stale = true;
         participant.info.state = lk::participant_info::State::Disconnected as i32;
         participant.info.disconnect_reason = reason as i32;
         participant.info.version += 1;
@@ -400,6 +460,7 @@ impl Room {
         {
             self.tell_all(&signal::update(vec![participant.info]));
         }
+        self.settle_backups();
         if self.is_empty() {
             // The other edges hear at once that nobody is left here.
             self.last_state = None;
@@ -415,6 +476,8 @@ impl Room {
             room: Some(self.info()),
         };
         self.tell(sid, Response::RoomUpdate(update));
+        self.tell_states(sid);
+        self.tell_qualities(sid);
     }
 
     /// The room as clients see it.
@@ -470,6 +533,7 @@ impl Room {
             self.forget_origin(&origin);
         }
         self.tick_speakers(now);
+        self.tick_quality(now);
     }
 
     fn set_members(&mut self, now: Now, epoch: u64, edges: &[NodeId]) {

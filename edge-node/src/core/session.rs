@@ -1,6 +1,8 @@
 //! One participant's session: its signalling, its peer connections' negotiation, its publications and subscriptions.
 
+mod backup;
 mod data;
+mod dynacast;
 mod negotiate;
 mod publish;
 mod subscribe;
@@ -24,7 +26,6 @@ use super::room::{FromSession, ToSession};
 use super::sdp::{Description, LocalTransport, Setup, TransportAttributes};
 use super::signal;
 use super::token::Permissions;
-use super::track::Track;
 use publish::Publishing;
 use subscribe::Subscribing;
 
@@ -89,6 +90,8 @@ pub enum Input {
     Room(ToSession),
     /// ICE and DTLS are up on a connection.
     Connected(Peer),
+    /// Nothing has been heard on the connection to the client for long, or it is back.
+    MediaLost(bool),
     /// A message on a data channel.
     Data {
         /// The channel's label.
@@ -139,6 +142,8 @@ pub enum Output {
     Unsubscribe(TrackKey),
     /// Send this much of it.
     SetTarget(TrackKey, Option<Target>),
+    /// The client's own order of what it receives: 1 first, 0 = not said.
+    SetPriority(TrackKey, u8),
     /// A data message for the client.
     Data {
         /// On the reliable or the lossy channel.
@@ -260,9 +265,10 @@ impl Session {
         match input {
             Input::Request(request) => self.handle_request(now, *request),
             Input::Offer { id, description } => self.handle_offer(now, id, description),
-            Input::Answer { id, description } => self.handle_answer(id, &description),
-            Input::Room(message) => self.handle_room(message),
+            Input::Answer { id, description } => self.handle_answer(now, id, &description),
+            Input::Room(message) => self.handle_room(now, message),
             Input::Connected(peer) => self.handle_connected(peer),
+            Input::MediaLost(lost) => self.tell_room(FromSession::MediaLost(lost)),
             Input::Data { label, payload } => self.handle_data(&label, payload),
             Input::Resumed => self.handle_resumed(),
             Input::Tick => self.handle_tick(now),
@@ -334,12 +340,14 @@ impl Session {
         self.signal(signal::request_response(id, reason, text, Some(request)));
     }
 
-    fn handle_room(&mut self, message: ToSession) {
+    fn handle_room(&mut self, now: Now, message: ToSession) {
         match message {
             ToSession::Signal(response) => self.signal(*response),
             ToSession::Subscribe(track) => self.subscribe(track),
             ToSession::TrackChanged(track) => self.track_changed(track),
             ToSession::Unsubscribe(sid) => self.unsubscribe(&sid),
+            ToSession::Demand(key, streams) => self.demand(now, key, streams),
+            ToSession::BackupWanted(sid, wanted) => self.backup_wanted(now, &sid, wanted),
             ToSession::Data { reliable, payload } => {
                 self.outputs.push_back(Output::Data { reliable, payload });
             }
@@ -366,6 +374,7 @@ impl Session {
             last_message_seq: self.last_data_sequence,
         }));
         self.tell_room(FromSession::Resync);
+        self.repeat_qualities();
         self.requirement_sent = None;
         if let Some(offerer) = &mut self.offerer {
             offerer.restart();
@@ -385,6 +394,8 @@ impl Session {
         if self.requirement_sent.is_some_and(overdue) {
             self.requirement_sent = None;
         }
+        self.tick_publications(now);
+        self.tick_subscriptions(now);
     }
 
     fn update_metadata(&mut self, update: lk::UpdateParticipantMetadata) {
@@ -427,9 +438,5 @@ impl Session {
             self.tell_room(FromSession::Leave(reason));
             self.outputs.push_back(Output::Close);
         }
-    }
-
-    fn track_changed(&mut self, track: Arc<Track>) {
-        self.subscribing.replace(track);
     }
 }

@@ -1,11 +1,13 @@
 //! What the control plane, the mesh and the media plane say, handed to whom it concerns.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use proto::RoomName;
+use media::router::{TrackKey, TransportKey, TransportReport};
 use proto::control::control_message::Message as FromControl;
 use proto::control::{ControlMessage, Load, RoomPlan};
+use proto::{ParticipantSid, RoomName};
 use relay::control::{LoadMeter, Status, link_report};
 use relay::{MeshCommand, MeshEvent, MeshHandle, PeerInfo};
 use tokio::sync::mpsc;
@@ -75,38 +77,57 @@ fn take_plan(edge: &SharedEdge, plan: RoomPlan) {
 /// Hands events of the media plane and the mesh to the rooms until they end.
 pub async fn follow_plane(edge: SharedEdge, mut events: mpsc::Receiver<PlaneEvent>) {
     while let Some(event) = events.recv().await {
-        match event {
-            PlaneEvent::AudioLevel { track, level, .. } => {
-                to_track(
-                    &edge,
-                    track,
-                    Input::AudioLevel {
-                        track,
-                        level_dbov: level,
-                    },
-                );
-            }
-            PlaneEvent::Demand { track, streams } => {
-                if streams != 0 {
-                    to_track(&edge, track, Input::Demanded(track));
-                }
-            }
-            PlaneEvent::Mesh(event) => from_mesh(&edge, event),
-            PlaneEvent::StreamState {
-                transport,
-                track,
-                paused,
-            } => {
-                tracing::debug!(?transport, ?track, paused, "a subscription does not fit");
-            }
-            PlaneEvent::Reports(reports) => {
-                edge.reports.keep(std::time::Instant::now(), reports);
-            }
-            event @ (PlaneEvent::StreamStarted { .. } | PlaneEvent::SubscriptionStarted { .. }) => {
-                tracing::debug!(?event, "first packet");
-            }
+        from_plane(&edge, event);
+    }
+}
+
+fn from_plane(edge: &SharedEdge, event: PlaneEvent) {
+    match event {
+        PlaneEvent::AudioLevel { track, level, .. } => {
+            let level_dbov = level;
+            to_track(edge, track, Input::AudioLevel { track, level_dbov });
+        }
+        PlaneEvent::Demand { track, streams } => {
+            to_track(edge, track, Input::Demand(track, streams));
+        }
+        PlaneEvent::Mesh(event) => from_mesh(edge, *event),
+        PlaneEvent::StreamState {
+            transport,
+            track,
+            paused,
+        } => stream_state(edge, transport, (track, paused)),
+        PlaneEvent::Reports(reports) => spread_reports(edge, reports),
+        event @ (PlaneEvent::StreamStarted { .. } | PlaneEvent::SubscriptionStarted { .. }) => {
+            tracing::debug!(?event, "first packet");
         }
     }
+}
+
+fn stream_state(edge: &SharedEdge, transport: TransportKey, (track, paused): (TrackKey, bool)) {
+    let Some(owner) = edge.reports.owner(transport) else {
+        return;
+    };
+    let input = Input::StreamState {
+        participant: owner.sid,
+        track,
+        paused,
+    };
+    to_room(edge, &owner.room, input);
+}
+
+/// Each room gets the reports on its participants as one mail; the last ones are kept for the admin listener.
+fn spread_reports(edge: &SharedEdge, reports: Vec<TransportReport>) {
+    let mut rooms: BTreeMap<RoomName, Vec<(ParticipantSid, TransportReport)>> = BTreeMap::new();
+    for report in &reports {
+        if let Some(owner) = edge.reports.owner(report.transport) {
+            let entry = (owner.sid, report.clone());
+            rooms.entry(owner.room).or_default().push(entry);
+        }
+    }
+    for (room, reports) in rooms {
+        to_room(edge, &room, Input::Reports(reports));
+    }
+    edge.reports.keep(std::time::Instant::now(), reports);
 }
 
 fn from_mesh(edge: &SharedEdge, event: MeshEvent) {
@@ -114,6 +135,10 @@ fn from_mesh(edge: &SharedEdge, event: MeshEvent) {
         MeshEvent::RoomState(state) => {
             let room = RoomName::from(state.room.as_str());
             to_room(edge, &room, Input::State(state));
+        }
+        MeshEvent::Speakers(speakers) => {
+            let room = RoomName::from(speakers.room.as_str());
+            to_room(edge, &room, Input::Speakers(speakers));
         }
         MeshEvent::RoomGone { room, origin } => to_room(edge, &room, Input::Gone(origin)),
         MeshEvent::Data(data) => {
@@ -145,7 +170,7 @@ fn from_mesh(edge: &SharedEdge, event: MeshEvent) {
     }
 }
 
-fn to_track(edge: &SharedEdge, track: media::router::TrackKey, input: Input) {
+fn to_track(edge: &SharedEdge, track: TrackKey, input: Input) {
     if let Some(room) = edge.tracks.room(track) {
         post(edge, &room, Mail::Event(Box::new(input)));
     }

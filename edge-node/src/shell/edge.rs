@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use livekit_protocol as lk;
 use media::router::TrackKey;
-use proto::{NodeId, RoomName};
+use proto::{NodeId, ParticipantSid, RoomName};
 use tokio::sync::mpsc;
 
 use super::media_plane::MediaPlane;
@@ -131,8 +131,8 @@ pub fn random() -> u64 {
 }
 
 /// A participant's session id.
-pub fn participant_sid() -> proto::ParticipantSid {
-    proto::ParticipantSid::from(format!("PA_{:012x}", random() >> 16))
+pub fn participant_sid() -> ParticipantSid {
+    ParticipantSid::from(format!("PA_{:012x}", random() >> 16))
 }
 
 /// Why a room could not be entered.

@@ -46,6 +46,8 @@ pub struct PlaneConfig {
     pub shards: usize,
     /// Addresses that clients reach this edge at; empty: the one that `udp` is bound to.
     pub external: Vec<IpAddr>,
+    /// Audio tracks of a room that a client gets at a time: those that speak; 0 = all.
+    pub audio_streams: u16,
     /// The mesh worker.
     pub link: relay::worker::Config,
 }
@@ -94,8 +96,8 @@ pub enum PlaneEvent {
     },
     /// How the transports of one shard were doing in the last second.
     Reports(Vec<TransportReport>),
-    /// `RoomState`, `RoomGone`, `Data`, `LinkUp` and `LinkDown` of the mesh, as they are.
-    Mesh(MeshEvent),
+    /// `RoomState`, `Speakers`, `RoomGone`, `Data`, `LinkUp` and `LinkDown` of the mesh, as they are.
+    Mesh(Box<MeshEvent>),
 }
 
 /// Handle to the media plane; clones are one.
@@ -186,6 +188,18 @@ impl MediaPlane {
     pub fn set_target(&self, transport: TransportKey, track: TrackKey, target: Option<Target>) {
         self.plane
             .change(|wiring| wiring.set_target(transport, track, target));
+    }
+
+    /// The owner of a track speaks now, or no more.
+    pub fn set_speaking(&self, track: TrackKey, speaking: bool) {
+        self.plane
+            .change(|wiring| wiring.set_speaking(track, speaking));
+    }
+
+    /// The receiver's own order of what it receives, for when not everything fits: 1 first, 0 = not said.
+    pub fn set_priority(&self, transport: TransportKey, track: TrackKey, priority: u8) {
+        self.plane
+            .change(|wiring| wiring.set_priority(transport, track, priority));
     }
 
     /// A muted track is forwarded to nobody.

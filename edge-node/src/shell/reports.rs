@@ -58,6 +58,11 @@ impl Reports {
         self.with(|known| known.transports.remove(&transport));
     }
 
+    /// Whose a transport is.
+    pub fn owner(&self, transport: TransportKey) -> Option<Owner> {
+        self.with(|known| Some(known.transports.get(&transport)?.owner.clone()))
+    }
+
     /// A track appeared.
     pub fn name(&self, track: TrackKey, sid: TrackSid) {
         self.with(|known| known.tracks.insert(track, sid));

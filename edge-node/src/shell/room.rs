@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use media::router::{Source, TrackConfig, TrackKey};
+use media::router::TrackKey;
 use proto::control::node_message::Message as ToControl;
 use proto::control::{FlowReport, RoomReport};
 use proto::{Identity, NodeId, ParticipantSid, RoomName, RoomSid};
@@ -214,8 +214,8 @@ impl Task {
             match output {
                 Output::Session(sid, message) => mails.entry(sid).or_default().push(message),
                 Output::AddRemoteTrack { track, origin } => {
-                    let config = TrackConfig::new(track.codec, Source::Remote, track.streams);
-                    let name = (self.name.clone(), track.sid.clone(), origin);
+                    let config = track.config();
+                    let name = (self.name.clone(), track.mesh_sid.clone(), origin);
                     self.edge.tracks.insert(track.key, self.mailbox.clone());
                     self.edge.reports.name(track.key, track.sid.clone());
                     self.edge.plane.add_remote_track(track.key, name, config);
@@ -226,6 +226,14 @@ impl Task {
                     .plane
                     .mesh()
                     .command(MeshCommand::RoomState(state)),
+                Output::Speakers(speakers) => self
+                    .edge
+                    .plane
+                    .mesh()
+                    .command(MeshCommand::Speakers(speakers)),
+                Output::Speaking { track, speaking } => {
+                    self.edge.plane.set_speaking(track, speaking);
+                }
                 Output::Data(data) => self.edge.plane.mesh().command(MeshCommand::Data(data)),
                 Output::Changed => self.report_due = true,
                 Output::Empty => self.empty_since = Some(Instant::now()),

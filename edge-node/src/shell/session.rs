@@ -295,18 +295,30 @@ impl Task {
             TransportEvent::DtlsConnected => self.input(Input::Connected(peer)),
             TransportEvent::IceConnected => {
                 if peer == self.core.downlink() {
-                    self.media_lost = false;
+                    self.set_media_lost(false);
                 }
             }
             TransportEvent::Data { label, payload } => self.input(Input::Data { label, payload }),
-            TransportEvent::Disconnected => self.media_lost |= peer == self.core.downlink(),
+            TransportEvent::Disconnected => {
+                if peer == self.core.downlink() {
+                    self.set_media_lost(true);
+                }
+            }
             TransportEvent::Failed { reason } => {
                 tracing::info!(?peer, %reason, participant_id = %self.core.sid(), "peer connection failed");
-                self.media_lost |= peer == self.core.downlink();
+                if peer == self.core.downlink() {
+                    self.set_media_lost(true);
+                }
             }
             TransportEvent::DataChannelOpen { label } => {
                 tracing::debug!(?peer, %label, "data channel open");
             }
+        }
+    }
+
+    fn set_media_lost(&mut self, lost: bool) {
+        if std::mem::replace(&mut self.media_lost, lost) != lost {
+            self.input(Input::MediaLost(lost));
         }
     }
 

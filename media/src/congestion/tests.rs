@@ -116,7 +116,7 @@ fn a_policer_brings_the_estimate_down() {
         let lost = late.iter().map(Second::lost).sum::<f64>() / late.len() as f64;
         let share = delivered(late) / 2e6;
         println!("policer, seed {seed}: {share:.2}, lost {lost:.3}");
-        assert!(share >= 0.75 && lost <= 0.06, "seed {seed}: {share} {lost}");
+        assert!(share >= 0.75 && lost <= 0.08, "seed {seed}: {share} {lost}");
     }
 }
 
@@ -130,6 +130,24 @@ fn headroom_is_known_to_a_limited_application() {
         println!("limited, seed {seed}: knows {known:.2} of the capacity, sends {sent:.0}");
         assert!((0.7..1.1).contains(&known), "seed {seed}: {known}");
         assert!(sent >= 1.4e6, "seed {seed}: {sent}");
+    }
+}
+
+#[test]
+fn random_loss_does_not_take_a_limited_applications_headroom() {
+    for seed in SEEDS {
+        let path = Path {
+            loss: 0.1,
+            jitter_us: 5_000,
+            ..Path::default()
+        };
+        let app = App::Layers(vec![0.2e6, 0.5e6, 1.5e6, 4e6]);
+        let flow = run("limited, loss", &path, app, seed, 60);
+        let known = target(&flow[10..]) / 3e6;
+        let sent = delivered(&flow[10..]) / 0.9;
+        println!("limited, loss, seed {seed}: knows {known:.2}, sends {sent:.0}");
+        assert!(known >= 0.7, "seed {seed}: {known}");
+        assert!(sent >= 1.3e6, "seed {seed}: {sent}");
     }
 }
 

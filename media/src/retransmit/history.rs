@@ -140,6 +140,13 @@ impl SendHistory {
         Some(*record)
     }
 
+    /// The record of a sequence number, when it is still there.
+    #[must_use]
+    pub fn find(&self, out_seq: u16) -> Option<SentRecord> {
+        let record = self.ring.get(self.index(out_seq))?;
+        (record.flags & USED != 0 && record.out_seq == out_seq).then_some(*record)
+    }
+
     fn index(&self, seq: u16) -> usize {
         usize::from(seq) & (self.ring.len() - 1)
     }

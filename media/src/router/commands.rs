@@ -28,12 +28,12 @@ impl Router {
         };
         let entry = self.transports.vacant_entry();
         let slot = entry.key();
-        let egress = Egress::new(key, slot, outbound);
+        let egress = Egress::new(key, slot, outbound, now);
         entry.insert(Transport::new(inbound, egress, now));
         self.transport_slots.insert(key, slot);
     }
 
-    pub(super) fn remove_transport(&mut self, key: TransportKey, out: &mut Output) {
+    pub(super) fn remove_transport(&mut self, now: Instant, key: TransportKey, out: &mut Output) {
         let Some(slot) = self.transport_slots.remove(&key) else {
             return;
         };
@@ -46,7 +46,7 @@ impl Router {
             };
             if let Some(track) = self.tracks.get_mut(downtrack.track) {
                 track.downtracks.retain(|&other| other != position);
-                self.refresh_demand(downtrack.track, out);
+                self.refresh_demand(now, downtrack.track, out);
             }
         }
         for (track, stream) in transport.uplinks {
@@ -79,6 +79,7 @@ impl Router {
         }
         let slot = self.tracks.insert(Track::new(key, config, &self.config));
         self.track_slots.insert(key, slot);
+        self.join_group(slot);
         self.refresh_track(now, slot, out);
     }
 
@@ -89,6 +90,7 @@ impl Router {
         let Some(track) = self.tracks.try_remove(slot) else {
             return;
         };
+        self.leave_group(&track);
         for position in track.downtracks {
             self.detach(position);
         }
@@ -142,6 +144,7 @@ impl Router {
         if let Some(ssrc) = config.rtx_ssrc {
             transport.by_ssrc.insert(ssrc, position);
         }
+        self.reallocate(now, transport_slot, out);
         self.refresh_track(now, track_slot, out);
     }
 
@@ -172,6 +175,10 @@ impl Router {
         };
         transport.downtracks.retain(|&other| other != position);
         transport.by_ssrc.retain(|_, other| *other != position);
+        transport
+            .egress
+            .pacer
+            .retain(|held| held.position() != position);
         let media = Retired::Media(downtrack.rewriter.suspend(), downtrack.last_sent);
         transport.egress.retire(downtrack.line.ssrc, media);
         if let Some(ssrc) = downtrack.rtx_ssrc {
@@ -181,7 +188,7 @@ impl Router {
     }
 
     /// Positions of a subscription and of its track.
-    fn find(&self, transport: TransportKey, track: TrackKey) -> Option<(usize, usize)> {
+    pub(super) fn find(&self, transport: TransportKey, track: TrackKey) -> Option<(usize, usize)> {
         let transport = *self.transport_slots.get(&transport)?;
         let track_slot = *self.track_slots.get(&track)?;
         let positions = &self.transports.get(transport)?.downtracks;
@@ -213,26 +220,13 @@ impl Router {
         if downtrack.target == target {
             return;
         }
-        downtrack.target = target;
+        downtrack.want(target);
+        let transport = downtrack.transport;
         if target.is_none() {
-            downtrack.pause();
+            self.grant(now, position, None, out);
         }
+        self.reallocate(now, transport, out);
         self.refresh_track(now, track_slot, out);
-    }
-
-    pub(super) fn set_priority(&mut self, keys: (TransportKey, TrackKey), priority: u8) {
-        if let Some((position, _)) = self.find(keys.0, keys.1)
-            && let Some(downtrack) = self.downtracks.get_mut(position)
-        {
-            downtrack.priority = priority;
-        }
-    }
-
-    pub(super) fn set_speaking(&mut self, key: TrackKey, speaking: bool) {
-        let slot = self.track_slots.get(&key).copied();
-        if let Some(track) = slot.and_then(|slot| self.tracks.get_mut(slot)) {
-            track.speaking = speaking;
-        }
     }
 
     pub(super) fn export(&mut self, now: Instant, key: TrackKey, streams: u8, out: &mut Output) {

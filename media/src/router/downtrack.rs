@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use super::allocate::DENIED_HOLD;
 use super::egress::{Line, Retired};
 use super::report::DowntrackMeter;
 use super::track::Track;
@@ -27,7 +28,14 @@ pub(super) struct Downtrack {
     pub(super) transport: usize,
     /// Position of the track.
     pub(super) track: usize,
+    /// What the client wants.
     pub(super) target: Option<Target>,
+    /// What it gets of that.
+    pub(super) granted: Option<Target>,
+    /// The client changed what it wants since the last grant.
+    pub(super) fresh: bool,
+    /// A layer that did not fit any more, and until when it stays in demand.
+    denied: Option<(u8, Instant)>,
     /// The receiver's own order: 1 first, 0 = not said.
     pub(super) priority: u8,
     /// The stream that is forwarded.
@@ -89,6 +97,9 @@ impl Downtrack {
             transport: at.0,
             track: at.1,
             target: config.target,
+            granted: None,
+            fresh: true,
+            denied: None,
             priority: 0,
             current: None,
             previous: None,
@@ -145,6 +156,37 @@ impl Downtrack {
         })
     }
 
+    /// The client wants something else; it takes effect with the next grant.
+    pub(super) fn want(&mut self, target: Option<Target>) {
+        self.target = target;
+        self.fresh = true;
+    }
+
+    /// Sets what the subscription gets; returns whether its track has to look at it.
+    pub(super) fn grant(&mut self, now: Instant, granted: Option<Target>, track: &Track) -> bool {
+        let before = self.granted.map(|before| track.top(before.layer));
+        let wanted = self.target.map(|wanted| track.top(wanted.layer));
+        let after = granted.map(|after| track.top(after.layer));
+        let expired = self.denied.take_if(|(layer, until)| {
+            now >= *until || after >= Some(*layer) || wanted < Some(*layer)
+        });
+        if let Some(layer) = before.filter(|_| after < before && wanted >= before) {
+            let (top, until) = (layer, now + DENIED_HOLD);
+            self.denied.get_or_insert((top, until));
+        }
+        let changed = self.granted != granted;
+        self.granted = granted;
+        if granted.is_none() {
+            self.pause();
+        }
+        changed || expired.is_some()
+    }
+
+    /// Whether a layer is in demand only for having been there until now.
+    pub(super) fn is_held(&self) -> bool {
+        self.denied.is_some()
+    }
+
     /// Stops forwarding; a later resume needs a keyframe.
     pub(super) fn pause(&mut self) {
         self.current = None;
@@ -162,7 +204,7 @@ impl Downtrack {
 
     /// The stream that this subscription should get: the highest live one up to the target.
     pub(super) fn desired(&self, track: &Track) -> Option<StreamIndex> {
-        let target = self.target?;
+        let target = self.granted?;
         if track.is_svc() {
             return Some(0);
         }
@@ -175,15 +217,18 @@ impl Downtrack {
 
     /// Bitmask of layers that this subscription needs to have delivered.
     pub(super) fn demand(&self, track: &Track) -> u8 {
-        let Some(target) = self.target else { return 0 };
+        let denied = self.denied.map_or(0, |(layer, _)| 1 << layer);
+        let Some(target) = self.granted else {
+            return denied;
+        };
         let highest = track.top(target.layer);
         let settled = self.current == Some(highest) && track.live & (1 << highest) != 0;
         if settled && !track.is_svc() {
-            1 << highest
+            denied | 1 << highest
         } else {
             // With SVC a layer needs those below. Without, whatever comes first is shown until the wanted one is there.
             let current = self.current.map_or(0, |current| 1 << current);
-            ((2u8 << highest) - 1) | current
+            ((2u8 << highest) - 1) | current | denied
         }
     }
 
@@ -193,14 +238,14 @@ impl Downtrack {
         if self.current != Some(desired) {
             return Some(desired);
         }
-        let highest = track.highest_live(self.target?.layer)?;
+        let highest = track.highest_live(self.granted?.layer)?;
         (track.is_svc() && self.selection.now().spatial < highest).then_some(desired)
     }
 
     /// Decides about a packet of `stream`.
     #[inline]
     pub(super) fn admit(&mut self, track: &Track, stream: StreamIndex, packet: &Packet) -> Verdict {
-        let Some(target) = self.target else {
+        let Some(target) = self.granted else {
             return Verdict::Ignore;
         };
         let layer = packet.layer;

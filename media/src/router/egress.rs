@@ -5,10 +5,15 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use super::downtrack::Downtrack;
+use super::pacing::Probing;
 use super::report::Traffic;
-use super::{DropReason, ExtensionIds, SendArena, SubscriptionConfig, TransportKey};
-use crate::packet::{Extensions, Packet, form_for, write_extensions};
-use crate::rewrite::Suspended;
+use super::{DropReason, ExtensionIds, SendArena, StreamIndex, SubscriptionConfig, TransportKey};
+use crate::congestion::{self, Controller};
+use crate::pacer::{Class, Pacer};
+use crate::packet::{Extensions, Packet, PacketRef, form_for, write_extensions};
+use crate::retransmit::SentRecord;
+use crate::rewrite::{Rewritten, Suspended};
 use crate::rtcp;
 use crate::rtp::{Form, Header, Writer};
 use crate::srtp::{OVERHEAD_MAX, Outbound};
@@ -20,11 +25,25 @@ const HEADROOM: usize = 512;
 /// Longest compound RTCP packet in bytes, so that it fits every path.
 const RTCP_MAX: usize = 1180;
 
-/// Bytes of retransmission credit that a transport may save up.
+/// Bytes of retransmission credit that a transport may save up while nothing is known of its path.
 const RTX_CREDIT_MAX: u32 = 256 * 1024;
 
-/// Credit at the start in bytes.
+/// Credit at the start in bytes, and what a slow path may save up at least: a keyframe.
 const RTX_CREDIT_INITIAL: u32 = 64 * 1024;
+
+/// Retransmissions get one part in this many of the estimate: enough for a fifth lost, and what is left still carries media.
+const RTX_SHARE: u64 = 4;
+
+/// How much credit may be saved up, as time at that share.
+const RTX_SAVED: Duration = Duration::from_secs(1);
+
+/// A video frame does not begin while more than this was sent beyond the estimate or waits: the subscription goes on with a
+/// keyframe, by then of a layer that fits. Encoders' keyframes are at most nine frames' share (libvpx' `rc_max_intra_target` as
+/// libwebrtc sets it), 300 ms; and at a pacing rate of 2.5 times the estimate 400 ms leave a queue of 240 ms on the path.
+const EXCESS_MAX: Duration = Duration::from_millis(400);
+
+/// Round trip assumed before anything tells it.
+const RTT_INITIAL: Duration = Duration::from_millis(50);
 
 /// Ended streams whose packet indices are remembered per transport.
 const RETIRED_MAX: usize = 65_536;
@@ -76,19 +95,69 @@ impl Line {
     }
 }
 
+/// The time in the forms that packets need.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) now: Instant,
+    /// Milliseconds since the router's origin.
+    pub(super) ms: u64,
+    /// Absolute send time: 24 bits of 6.18 fixed-point seconds.
+    pub(super) send_time: u32,
+}
+
+impl Moment {
+    pub(super) fn new(now: Instant, origin: Instant) -> Self {
+        let elapsed = now.saturating_duration_since(origin);
+        Self {
+            now,
+            ms: u64::try_from(elapsed.as_millis()).unwrap_or(0),
+            send_time: absolute_send_time(elapsed),
+        }
+    }
+}
+
 /// One packet to be written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Outgoing<'a> {
     pub(super) header: Header,
     /// SRTP packet index.
     pub(super) index: u64,
-    /// Where the extensions come from.
-    pub(super) packet: &'a Packet,
+    /// Where the extensions come from; `None`: the payload is RTP padding.
+    pub(super) packet: Option<&'a Packet>,
     /// Value of the playout delay extension, which need not be the packet's own.
     pub(super) playout_delay: Option<[u8; 3]>,
     pub(super) payload: &'a [u8],
-    /// 24 bits of 6.18 fixed-point seconds.
-    pub(super) send_time: u32,
+    pub(super) moment: &'a Moment,
+}
+
+/// The numbers that a subscription gives a packet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stamped {
+    pub(super) stream: StreamIndex,
+    pub(super) sent: Rewritten,
+    pub(super) playout_delay: Option<[u8; 3]>,
+    pub(super) payload_type: u8,
+}
+
+/// What waits in the pacer. The transport-wide number, the absolute send time and the seal come when it goes out.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// A packet of the subscription at `position`.
+    Media {
+        position: usize,
+        stamped: Stamped,
+        packet: PacketRef,
+    },
+    /// A packet that the subscription at `position` asked for again.
+    Repair { position: usize, record: SentRecord },
+}
+
+impl Held {
+    pub(super) fn position(&self) -> usize {
+        match self {
+            Self::Media { position, .. } | Self::Repair { position, .. } => *position,
+        }
+    }
 }
 
 /// The sending state of one transport.
@@ -98,11 +167,17 @@ pub(super) struct Egress {
     slot: usize,
     pub(super) outbound: Outbound,
     transport_seq: u16,
+    /// Some packet carried a transport-wide number.
+    numbered: bool,
+    pub(super) controller: Controller,
+    pub(super) pacer: Pacer<Held>,
+    pub(super) probing: Option<Probing>,
+    /// The controller or the pacer became due at once by what was sent.
+    pub(super) look: bool,
     rtx_credit: u32,
+    rtx_credited: Instant,
     /// Where SSRCs that ended stand, so that no packet index is used twice with these keys.
     retired: BTreeMap<u32, Retired>,
-    /// What the peer says it can receive in bit/s (REMB); congestion control will refine it.
-    pub(super) estimate_bps: Option<u64>,
     pub(super) traffic: Traffic,
 }
 
@@ -116,22 +191,61 @@ pub(super) enum Retired {
 }
 
 impl Egress {
-    pub(super) fn new(key: TransportKey, slot: usize, outbound: Outbound) -> Self {
+    pub(super) fn new(key: TransportKey, slot: usize, outbound: Outbound, now: Instant) -> Self {
         Self {
             key,
             slot,
             outbound,
             transport_seq: 0,
+            numbered: false,
+            controller: Controller::new(&congestion::Config::default(), now),
+            pacer: Pacer::new(now),
+            probing: None,
+            look: false,
+            rtx_credited: now,
             rtx_credit: RTX_CREDIT_INITIAL,
             retired: BTreeMap::new(),
-            estimate_bps: None,
             traffic: Traffic::default(),
         }
     }
 
+    /// Bit/s that could be used if the path carried them; 0 when nothing is missing. Drives probing.
+    pub(super) fn set_wanted(&mut self, now: Instant, bps: u64) {
+        self.controller.set_wanted(now, bps);
+    }
+
     /// Bit/s that may be sent; `None` while nothing is known about the path.
     pub(super) fn budget_bps(&self) -> Option<u64> {
-        self.estimate_bps
+        self.controller.target_bps()
+    }
+
+    /// Whether the peer can tell when packets arrive.
+    pub(super) fn is_measured(&self) -> bool {
+        self.numbered
+    }
+
+    /// Whether so much waits that no frame should begin.
+    #[inline]
+    pub(super) fn is_congested(&mut self, now: Instant) -> bool {
+        self.pacer.excess(now) > EXCESS_MAX
+    }
+
+    /// Puts a packet of about `bytes` into the pacer; gives it back when that is full.
+    pub(super) fn hold(&mut self, class: Class, bytes: usize, held: Held) -> Result<(), Held> {
+        self.look |= self.pacer.is_idle();
+        self.pacer.push(class, bytes, held)
+    }
+
+    /// The best known round trip to the receiver of a subscription.
+    pub(super) fn round_trip(&self, downtrack: &Downtrack) -> Duration {
+        let measured = self.controller.rtt();
+        if downtrack.rtt_measured {
+            downtrack.rtt
+        } else if measured.is_zero() {
+            RTT_INITIAL
+        } else {
+            measured
+        }
     }
 
     /// Where `ssrc` stands if it was used before.
@@ -165,25 +279,55 @@ impl Egress {
             .seal_rtp_from(buffer, header_len, outgoing.payload, outgoing.index)
             .map_err(|_| DropReason::Seal)?;
         arena.commit(self.slot, self.key, sealed);
-        self.transport_seq = transport_seq.wrapping_add(1);
-        self.traffic.sent_bytes += sealed as u64;
+        self.note_sent(line, outgoing.moment.now, sealed);
         Ok(sealed)
     }
 
-    /// Earns retransmission credit: a quarter of what is sent.
+    /// Accounts for a packet of `bytes` on the wire.
     #[inline]
-    pub(super) fn earn(&mut self, bytes: usize) {
-        let earned = u32::try_from(bytes / 4).unwrap_or(0);
-        self.rtx_credit = (self.rtx_credit + earned).min(RTX_CREDIT_MAX);
+    fn note_sent(&mut self, line: &Line, now: Instant, bytes: usize) {
+        self.traffic.sent_bytes += bytes as u64;
+        self.pacer.spend(bytes);
+        let numbered = line.ids.transport_cc.is_some();
+        // Peers without transport-wide feedback are known by what is sent and what their reports say.
+        if numbered || !self.numbered {
+            self.look |= !self.numbered && numbered;
+            self.numbered |= numbered;
+            let probe = self.probing.map(|probing| probing.id());
+            let seq = self.transport_seq;
+            self.controller.packet_sent(now, seq, bytes, probe);
+            self.transport_seq = seq.wrapping_add(1);
+        }
+        if let Some(probing) = &mut self.probing {
+            probing.sent(bytes);
+            self.pacer.forgive(bytes);
+        }
     }
 
-    /// Takes credit for a retransmission; false when there is not enough.
-    pub(super) fn spend(&mut self, bytes: usize) -> bool {
+    /// Takes credit for a retransmission; false when there is not enough. Credit grows with the estimate, or with what is sent
+    /// while there is none.
+    pub(super) fn spend_repair(&mut self, now: Instant, bytes: usize) -> bool {
+        if let Some(target_bps) = self.controller.target_bps() {
+            let elapsed = now.saturating_duration_since(self.rtx_credited);
+            self.rtx_credited = now;
+            let most = (share(target_bps, RTX_SAVED)).max(RTX_CREDIT_INITIAL);
+            let earned = share(target_bps, elapsed.min(RTX_SAVED));
+            self.rtx_credit = self.rtx_credit.saturating_add(earned).min(most);
+        }
         let left = u32::try_from(bytes)
             .ok()
             .and_then(|bytes| self.rtx_credit.checked_sub(bytes));
         self.rtx_credit = left.unwrap_or(self.rtx_credit);
         left.is_some()
+    }
+
+    /// Earns retransmission credit by what is sent, while nothing is known of the path.
+    #[inline]
+    pub(super) fn earn(&mut self, bytes: usize) {
+        if !self.pacer.is_limited() {
+            let earned = u32::try_from(bytes as u64 / RTX_SHARE).unwrap_or(0);
+            self.rtx_credit = (self.rtx_credit + earned).min(RTX_CREDIT_MAX);
+        }
     }
 
     /// Writes and seals a compound RTCP packet; nothing when `fill` writes nothing.
@@ -218,29 +362,42 @@ fn header(
     transport_seq: u16,
     buffer: &mut [u8],
 ) -> Option<usize> {
-    let descriptor = outgoing.packet.dependency_descriptor();
+    let descriptor = outgoing.packet.and_then(Packet::dependency_descriptor);
     let ids = &line.ids;
     let mut writer = Writer::new(buffer, &outgoing.header, line.form(descriptor))?;
     if let Some(id) = ids.transport_cc {
         writer.extension(id, &transport_seq.to_be_bytes())?;
     }
     if let Some(id) = ids.abs_send_time {
-        let [_, t2, t1, t0] = outgoing.send_time.to_be_bytes();
+        let [_, t2, t1, t0] = outgoing.moment.send_time.to_be_bytes();
         writer.extension(id, &[t2, t1, t0])?;
     }
     if let (Some(id), false) = (ids.mid, line.mid_known) {
         writer.extension(id, &line.mid)?;
     }
+    let Some(packet) = outgoing.packet else {
+        let len = writer.finish()?;
+        // The padding bit (RFC 3550 section 5.1).
+        *buffer.first_mut()? |= 0x20;
+        return Some(len);
+    };
     let ext = Extensions {
         playout_delay: outgoing.playout_delay,
-        ..outgoing.packet.ext
+        ..packet.ext
     };
     write_extensions(&mut writer, ids, &ext, descriptor)?;
     writer.finish()
 }
 
+/// The part of `bps` that retransmissions get in `time`, in bytes.
+fn share(bps: u64, time: Duration) -> u32 {
+    let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let bytes = (bps / RTX_SHARE).saturating_mul(us) / 8_000_000;
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
 /// Absolute send time: 24 bits of 6.18 fixed-point seconds since the router's origin.
-pub(super) fn absolute_send_time(elapsed: Duration) -> u32 {
+fn absolute_send_time(elapsed: Duration) -> u32 {
     let fixed = (elapsed.as_micros() << 18) / 1_000_000;
     (fixed & 0xff_ffff) as u32
 }

@@ -36,11 +36,9 @@ impl Router {
         match packet {
             Packet::SenderReport { info, blocks } => {
                 self.handle_clock(now, slot, &info, out);
-                blocks.for_each(|block| self.handle_block(now, slot, &block));
+                self.handle_blocks(now, slot, blocks, out);
             }
-            Packet::ReceiverReport { blocks, .. } => {
-                blocks.for_each(|block| self.handle_block(now, slot, &block));
-            }
+            Packet::ReceiverReport { blocks, .. } => self.handle_blocks(now, slot, blocks, out),
             Packet::Bye { ssrcs } => {
                 for ssrc in ssrcs {
                     self.handle_bye(slot, ssrc, out);
@@ -48,7 +46,8 @@ impl Router {
             }
             Packet::Nack { media_ssrc, lost } => {
                 if let Some(position) = self.downtrack_of(slot, media_ssrc) {
-                    self.retransmit(now, position, lost, out);
+                    self.retransmit(&self.moment(now), position, lost, out);
+                    self.look_soon(now, slot);
                 }
             }
             Packet::Pli { media_ssrc } => self.handle_keyframe_request(now, slot, media_ssrc, out),
@@ -58,16 +57,20 @@ impl Router {
                 }
             }
             Packet::TransportFeedback { body } => {
-                // Congestion control takes the arrivals from here.
-                match twcc::Feedback::parse(body) {
-                    Some(_) => self.stats.twcc_received += 1,
-                    None => self.stats.drop_packet(DropReason::Malformed),
+                let Some(feedback) = twcc::Feedback::parse(body) else {
+                    return self.stats.drop_packet(DropReason::Malformed);
+                };
+                self.stats.twcc_received += 1;
+                if let Some(transport) = self.transports.get_mut(slot) {
+                    transport.egress.controller.feedback(now, &feedback);
+                    self.follow_estimate(now, slot, out);
                 }
             }
             Packet::Remb { bitrate, .. } => {
                 self.stats.remb_received += 1;
                 if let Some(transport) = self.transports.get_mut(slot) {
-                    transport.egress.estimate_bps = Some(bitrate);
+                    transport.egress.controller.remb(now, bitrate);
+                    self.follow_estimate(now, slot, out);
                 }
             }
             Packet::SourceDescription | Packet::Unknown { .. } => {}
@@ -150,27 +153,68 @@ impl Router {
         }
     }
 
-    /// A subscriber's report block: it knows the SSRC, and the round trip follows
-    /// (RFC 3550 section 6.4.1).
-    fn handle_block(&mut self, now: Instant, slot: usize, block: &ReportBlock) {
-        let Some(position) = self.downtrack_of(slot, block.ssrc) else {
+    /// A subscriber's report blocks: congestion control takes the mean of their losses and the shortest round trip.
+    fn handle_blocks(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        blocks: impl Iterator<Item = ReportBlock>,
+        out: &mut Output,
+    ) {
+        let (mut lost, mut count) = (0u32, 0u32);
+        let mut rtt: Option<Duration> = None;
+        for block in blocks {
+            let Some(measured) = self.handle_block(now, slot, &block) else {
+                continue;
+            };
+            lost += u32::from(block.fraction_lost);
+            count += 1;
+            rtt = rtt.into_iter().chain(measured).min();
+        }
+        let Some(mean) = lost.checked_div(count) else {
             return;
         };
-        let Some(downtrack) = self.downtracks.get_mut(position) else {
-            return;
-        };
+        if let Some(transport) = self.transports.get_mut(slot) {
+            let mean = u8::try_from(mean).unwrap_or(u8::MAX);
+            let rtt = rtt.unwrap_or_default();
+            transport.egress.controller.report(now, mean, rtt);
+            self.follow_estimate(now, slot, out);
+        }
+    }
+
+    /// One of them: the subscriber knows the SSRC, and the round trip follows (RFC 3550 section 6.4.1). `None` when it is about
+    /// no stream of ours.
+    fn handle_block(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        block: &ReportBlock,
+    ) -> Option<Option<Duration>> {
+        let position = self.downtrack_of(slot, block.ssrc)?;
+        let downtrack = self.downtracks.get_mut(position)?;
         if downtrack.line.ssrc != block.ssrc {
-            return;
+            return None;
         }
         downtrack.line.mid_known = true;
         downtrack.meter.fraction_lost = block.fraction_lost;
-        if let Some((middle, sent)) = downtrack.reports.last
-            && middle == block.last_sr
+        let (middle, sent) = downtrack.reports.last.unwrap_or((0, now));
+        if middle == 0 || middle != block.last_sr {
+            return Some(None);
+        }
+        let delay_us = u64::from(block.delay_since_last_sr) * 1_000_000 / 65_536;
+        let since = now.saturating_duration_since(sent);
+        downtrack.rtt = since.saturating_sub(Duration::from_micros(delay_us));
+        downtrack.rtt_measured = true;
+        Some(Some(downtrack.rtt))
+    }
+
+    /// Something may wait in the pacer now.
+    fn look_soon(&mut self, now: Instant, slot: usize) {
+        if let Some(transport) = self.transports.get_mut(slot)
+            && std::mem::take(&mut transport.egress.look)
         {
-            let delay_us = u64::from(block.delay_since_last_sr) * 1_000_000 / 65_536;
-            let since = now.saturating_duration_since(sent);
-            downtrack.rtt = since.saturating_sub(Duration::from_micros(delay_us));
-            downtrack.rtt_measured = true;
+            let armed = &mut transport.armed_pacer;
+            self.timers.arm(armed, Timer::Pacer(slot), now);
         }
     }
 

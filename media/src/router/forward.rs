@@ -3,25 +3,24 @@
 use std::time::Instant;
 
 use super::downtrack::{Downtrack, Verdict};
-use super::egress::{Outgoing, absolute_send_time};
-use super::track::Track;
+use super::egress::{Held, Moment, Outgoing, Stamped};
+use super::pacing::OVERHEAD;
 use super::transport::Transport;
-use super::{DropReason, Event, Output, Router, Stats, StreamIndex, Timer, TrackKey};
+use super::{DropReason, Event, Output, Router, StreamIndex, Timer, TrackKey};
 use crate::layer::{Vp8, primary_block};
+use crate::pacer::Class;
 use crate::packet::{Codec, Packet, PacketRef};
 use crate::rtp::{Header, low16};
 
 /// One packet on its way to its subscribers.
 #[derive(Debug, Clone, Copy)]
 struct Passing<'a> {
-    now: Instant,
-    /// Milliseconds since the router's origin.
-    now_ms: u64,
-    send_time: u32,
+    moment: Moment,
+    class: Class,
     stream: StreamIndex,
     /// The stream's extended sequence number.
     number: u64,
-    packet: &'a Packet,
+    packet: &'a PacketRef,
     /// Value of the playout delay extension.
     playout_delay: Option<[u8; 3]>,
     vp8: Option<Vp8>,
@@ -45,6 +44,7 @@ impl Router {
         };
         let layer = track.layer_of(stream, packet.layer);
         let revived = track.note_packet(now, layer);
+        track.meter.count(now, layer, packet);
         let (key, muted) = (track.key, track.muted);
         let exported = track.exports(stream);
         let Some(entry) = track.stream_mut(stream) else {
@@ -81,6 +81,9 @@ impl Router {
             ..self.passing(now, stream, number, packet)
         };
         let switched = self.fan_out(&passing, slot, out);
+        if revived {
+            self.hasten_allocations(now, slot);
+        }
         if switched || revived {
             self.refresh_track(now, slot, out);
         }
@@ -91,13 +94,15 @@ impl Router {
         now: Instant,
         stream: StreamIndex,
         number: u64,
-        packet: &'a Packet,
+        packet: &'a PacketRef,
     ) -> Passing<'a> {
-        let elapsed = now.saturating_duration_since(self.config.origin.0);
         Passing {
-            now,
-            now_ms: u64::try_from(elapsed.as_millis()).unwrap_or(0),
-            send_time: absolute_send_time(elapsed),
+            moment: self.moment(now),
+            class: if packet.codec.is_audio() {
+                Class::Audio
+            } else {
+                Class::Media
+            },
             stream,
             number,
             packet,
@@ -111,8 +116,17 @@ impl Router {
         }
     }
 
+    /// The time as packets need it.
+    pub(super) fn moment(&self, now: Instant) -> Moment {
+        Moment::new(now, self.config.origin.0)
+    }
+
     /// Returns whether some subscription changed its stream.
     fn fan_out(&mut self, passing: &Passing<'_>, slot: usize, out: &mut Output) -> bool {
+        if !self.is_selected(passing.moment.now, slot, passing.packet) {
+            self.leave_out(passing, slot);
+            return false;
+        }
         let Self {
             tracks,
             transports,
@@ -134,7 +148,11 @@ impl Router {
             let Some(downtrack) = downtracks.get_mut(position) else {
                 continue;
             };
-            match downtrack.admit(track, passing.stream, passing.packet) {
+            let verdict = downtrack.admit(track, passing.stream, passing.packet);
+            let Some(transport) = transports.get_mut(downtrack.transport) else {
+                continue;
+            };
+            match verdict {
                 Verdict::Ignore => continue,
                 Verdict::Skip => {
                     downtrack.skip_left_out(passing.number, passing.packet.left_out);
@@ -143,8 +161,16 @@ impl Router {
                         .skip(passing.number, passing.vp8.as_ref());
                     continue;
                 }
+                Verdict::Forward | Verdict::Switch if passing.is_refused_by(transport) => {
+                    stats.drop_packet(DropReason::PacerFull);
+                    if verdict == Verdict::Forward {
+                        downtrack.pause();
+                        switched = true;
+                    }
+                    continue;
+                }
                 Verdict::Switch => {
-                    let at = (passing.number, passing.packet);
+                    let at = (passing.number, &**passing.packet);
                     downtrack.switch(track, passing.stream, at, passing.vp8.as_ref());
                     stats.layer_switches += 1;
                     switched = true;
@@ -153,21 +179,38 @@ impl Router {
                     downtrack.skip_left_out(passing.number, passing.packet.left_out);
                 }
             }
-            let Some(transport) = transports.get_mut(downtrack.transport) else {
-                continue;
-            };
             let ends = (&mut *downtrack, &mut *transport);
-            match forward(passing, track, ends, scratch, out) {
-                Ok(bytes) => note_sent(stats, bytes),
+            match forward(passing, (position, track.key), ends, scratch, out) {
+                Ok(Some(bytes)) => stats.note_forwarded(bytes),
+                Ok(None) => stats.paced_packets += 1,
                 Err(reason) => stats.drop_packet(reason),
             }
+            if std::mem::take(&mut transport.egress.look) {
+                let timer = Timer::Pacer(downtrack.transport);
+                timers.arm(&mut transport.armed_pacer, timer, passing.moment.now);
+            }
             if transport.sender_report_due.is_none() {
-                transport.sender_report_due = Some(passing.now);
+                transport.sender_report_due = Some(passing.moment.now);
                 let timer = Timer::Transport(downtrack.transport);
-                timers.arm(&mut transport.armed, timer, passing.now);
+                timers.arm(&mut transport.armed, timer, passing.moment.now);
             }
         }
         switched
+    }
+
+    /// Nobody gets this packet, and nobody is to miss it.
+    fn leave_out(&mut self, passing: &Passing<'_>, slot: usize) {
+        let Some(track) = self.tracks.get(slot) else {
+            return;
+        };
+        for &position in &track.downtracks {
+            if let Some(downtrack) = self.downtracks.get_mut(position)
+                && downtrack.current == Some(passing.stream)
+            {
+                downtrack.skip_left_out(passing.number, passing.packet.left_out);
+                downtrack.rewriter.skip(passing.number, None);
+            }
+        }
     }
 
     fn pause_all(&mut self, slot: usize) {
@@ -180,68 +223,20 @@ impl Router {
             }
         }
     }
+}
 
-    /// Sends packets again that a subscriber misses (RFC 4588).
-    pub(super) fn retransmit(
-        &mut self,
-        now: Instant,
-        position: usize,
-        lost: impl Iterator<Item = u16>,
-        out: &mut Output,
-    ) {
-        let elapsed = now.saturating_duration_since(self.config.origin.0);
-        let now_ms = u64::try_from(elapsed.as_millis()).unwrap_or(0);
-        let send_time = absolute_send_time(elapsed);
-        let Self {
-            tracks,
-            transports,
-            downtracks,
-            stats,
-            scratch,
-            ..
-        } = self;
-        let Some(downtrack) = downtracks.get_mut(position) else {
-            return;
-        };
-        let Some(track) = tracks.get(downtrack.track) else {
-            return;
-        };
-        let Some(transport) = transports.get_mut(downtrack.transport) else {
-            return;
-        };
-        for seq in lost {
-            stats.nacks_received += 1;
-            downtrack.meter.nacks += 1;
-            let moment = Resend {
-                seq,
-                now_ms,
-                send_time,
-            };
-            match resend(
-                moment,
-                track,
-                (&mut *downtrack, &mut *transport),
-                scratch,
-                out,
-            ) {
-                Some(()) => {
-                    stats.rtx_sent += 1;
-                    downtrack.meter.rtx_packets += 1;
-                }
-                None => stats.rtx_refused += 1,
-            }
-        }
+impl Passing<'_> {
+    /// Whether a frame begins for which the transport's pacer has no room.
+    #[inline]
+    fn is_refused_by(&self, transport: &mut Transport) -> bool {
+        self.class == Class::Media
+            && self.packet.layer.frame_start
+            && transport.egress.is_congested(self.moment.now)
     }
 }
 
-#[inline]
-fn note_sent(stats: &mut Stats, bytes: usize) {
-    stats.forwarded_packets += 1;
-    stats.forwarded_bytes += bytes as u64;
-}
-
 /// The newest block of a RED packet.
-fn primary_of(packet: &Packet) -> Option<&[u8]> {
+pub(super) fn primary_of(packet: &Packet) -> Option<&[u8]> {
     let is_red = packet.codec == Codec::Red;
     primary_block(packet.payload())
         .filter(|_| is_red)
@@ -250,7 +245,7 @@ fn primary_of(packet: &Packet) -> Option<&[u8]> {
 
 /// The payload and payload type that a subscription gets of a packet.
 #[inline]
-fn representation<'a>(
+pub(super) fn representation<'a>(
     downtrack: &Downtrack,
     packet: &'a Packet,
     primary: Option<&'a [u8]>,
@@ -271,15 +266,18 @@ fn representation<'a>(
     Some((packet.payload(), find(packet.codec)?))
 }
 
+/// Numbers a packet for one subscription and sends it, or has it wait for the pacer (`None`). `at` is the position of the
+/// subscription and the key of its track.
 #[inline]
 fn forward(
     passing: &Passing<'_>,
-    track: &Track,
+    at: (usize, TrackKey),
     ends: (&mut Downtrack, &mut Transport),
     scratch: &mut [u8],
     out: &mut Output,
-) -> Result<usize, DropReason> {
+) -> Result<Option<usize>, DropReason> {
     let (downtrack, transport) = ends;
+    let (position, track) = at;
     let packet = passing.packet;
     let (payload, payload_type) =
         representation(downtrack, packet, passing.primary).ok_or(DropReason::NoPayloadType)?;
@@ -288,6 +286,25 @@ fn forward(
         .forward(passing.number, packet.timestamp, passing.vp8.as_ref())
         .ok_or(DropReason::TooLate)?;
     sent.marker = downtrack.marker(packet);
+    downtrack.last_sent = Some(passing.moment.now);
+    let stamped = Stamped {
+        stream: passing.stream,
+        sent,
+        playout_delay: passing.playout_delay,
+        payload_type: payload_type.pt,
+    };
+    let egress = &mut transport.egress;
+    if !egress.pacer.is_open(passing.moment.now, passing.class) {
+        let held = Held::Media {
+            position,
+            stamped,
+            packet: PacketRef::clone(packet),
+        };
+        return match egress.hold(passing.class, payload.len() + OVERHEAD, held) {
+            Ok(()) => Ok(None),
+            Err(_full) => Err(DropReason::PacerFull),
+        };
+    }
     let payload = match &passing.vp8 {
         Some(vp8) => {
             // Each receiver's ids overwrite those of the one before.
@@ -296,19 +313,63 @@ fn forward(
         }
         None => payload,
     };
+    let ends = (downtrack, transport);
+    emit(
+        &passing.moment,
+        &stamped,
+        (packet, payload),
+        ends,
+        (track, out),
+    )
+    .map(Some)
+}
+
+/// Sends a packet that waited; returns its bytes on the wire.
+pub(super) fn emit_held(
+    moment: &Moment,
+    held: (&Stamped, &Packet),
+    track: TrackKey,
+    ends: (&mut Downtrack, &mut Transport),
+    buffers: (&mut Vec<u8>, &mut Output),
+) -> Result<usize, DropReason> {
+    let (stamped, packet) = held;
+    let (scratch, out) = buffers;
+    scratch.clear();
+    scratch.extend_from_slice(packet.payload());
+    if packet.codec == Codec::Vp8
+        && let Some(vp8) = Vp8::parse(packet.payload())
+    {
+        stamped.sent.picture.apply(&vp8, scratch);
+    }
+    emit(moment, stamped, (packet, scratch), ends, (track, out))
+}
+
+/// Writes, seals and records one packet; returns its bytes on the wire.
+#[inline]
+fn emit(
+    moment: &Moment,
+    stamped: &Stamped,
+    contents: (&Packet, &[u8]),
+    ends: (&mut Downtrack, &mut Transport),
+    news: (TrackKey, &mut Output),
+) -> Result<usize, DropReason> {
+    let (packet, payload) = contents;
+    let (downtrack, transport) = ends;
+    let (track, out) = news;
+    let sent = &stamped.sent;
     let outgoing = Outgoing {
         header: Header {
             marker: sent.marker,
-            payload_type: payload_type.pt,
+            payload_type: stamped.payload_type,
             seq: low16(sent.seq),
             timestamp: sent.timestamp,
             ssrc: downtrack.line.ssrc,
         },
         index: sent.seq,
-        packet,
-        playout_delay: passing.playout_delay,
+        packet: Some(packet),
+        playout_delay: stamped.playout_delay,
         payload,
-        send_time: passing.send_time,
+        moment,
     };
     let bytes = transport
         .egress
@@ -316,106 +377,17 @@ fn forward(
     transport.egress.earn(bytes);
     downtrack.meter.bytes += bytes as u64;
     if let Some(history) = &mut downtrack.history {
-        history.record(&sent, passing.stream, packet.seq, passing.now_ms);
+        history.record(sent, stamped.stream, packet.seq, moment.ms);
     }
     downtrack.packets = downtrack.packets.wrapping_add(1);
     let octets = u32::try_from(payload.len()).unwrap_or(0);
     downtrack.octets = downtrack.octets.wrapping_add(octets);
-    downtrack.last_sent = Some(passing.now);
     if !downtrack.started {
         downtrack.started = true;
-        announce(transport, track.key, out);
+        out.event(Event::SubscriptionStarted {
+            transport: transport.egress.key,
+            track,
+        });
     }
     Ok(bytes)
-}
-
-fn announce(transport: &Transport, track: TrackKey, out: &mut Output) {
-    out.event(Event::SubscriptionStarted {
-        transport: transport.egress.key,
-        track,
-    });
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Resend {
-    seq: u16,
-    now_ms: u64,
-    send_time: u32,
-}
-
-/// How often one packet is sent again.
-const RESENDS_MAX: u8 = 5;
-
-fn resend(
-    moment: Resend,
-    track: &Track,
-    ends: (&mut Downtrack, &mut Transport),
-    scratch: &mut Vec<u8>,
-    out: &mut Output,
-) -> Option<()> {
-    let (downtrack, transport) = ends;
-    let seq = moment.seq;
-    let interval = u16::try_from(downtrack.rtt.as_millis())
-        .unwrap_or(1000)
-        .clamp(10, 1000)
-        / 2;
-    let record = downtrack
-        .history
-        .as_mut()?
-        .ask(seq, moment.now_ms, interval, RESENDS_MAX)?;
-    let packet: &Packet = track.stream(record.stream())?.cache.get(record.in_seq())?;
-    let primary = primary_of(packet);
-    let (payload, payload_type) = representation(downtrack, packet, primary)?;
-    let vp8 = if packet.codec == Codec::Vp8 {
-        Vp8::parse(packet.payload())
-    } else {
-        None
-    };
-    let mut header = Header {
-        marker: record.marker(),
-        payload_type: payload_type.pt,
-        seq,
-        timestamp: record.timestamp(),
-        ssrc: downtrack.line.ssrc,
-    };
-    let uses_rtx = downtrack.rtx_ssrc.is_some() && payload_type.rtx_pt.is_some();
-    scratch.clear();
-    // Without RTX the packet goes out under its own index again, which GCM forbids.
-    let mut index = crate::rtp::extend(downtrack.rewriter.next_seq(), seq);
-    if let (Some(ssrc), Some(rtx_type)) = (downtrack.rtx_ssrc, payload_type.rtx_pt) {
-        index = downtrack.next_rtx;
-        header.payload_type = rtx_type;
-        header.ssrc = ssrc;
-        header.seq = low16(index);
-        scratch.extend_from_slice(&seq.to_be_bytes());
-    } else if !transport.egress.outbound.may_repeat_index() {
-        return None;
-    }
-    if !transport.egress.spend(payload.len()) {
-        return None;
-    }
-    let prefix = scratch.len();
-    scratch.extend_from_slice(payload);
-    if let (Some(vp8), Some(payload)) = (vp8, scratch.get_mut(prefix..)) {
-        record.picture().apply(&vp8, payload);
-    }
-    let payload = scratch.as_slice();
-    let send_time = moment.send_time;
-    let outgoing = Outgoing {
-        header,
-        index,
-        packet,
-        playout_delay: packet.ext.playout_delay,
-        payload,
-        send_time,
-    };
-    let bytes = transport
-        .egress
-        .send(&downtrack.line, &outgoing, &mut out.arena)
-        .ok()?;
-    downtrack.meter.bytes += bytes as u64;
-    if uses_rtx {
-        downtrack.next_rtx += 1;
-    }
-    Some(())
 }

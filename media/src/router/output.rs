@@ -87,6 +87,14 @@ pub enum Command {
         /// Whether its owner speaks.
         speaking: bool,
     },
+    /// How many audio tracks of a room are forwarded at a time: those that speak. Comes before the room's first track; a room
+    /// without a limit is forwarded as it is.
+    SetAudioLimit {
+        /// [`TrackConfig::room`].
+        room: u32,
+        /// Most tracks at a time; 0 = all.
+        streams: u16,
+    },
     /// Bit n: somebody outside this router wants layer n: it is emitted in [`Output::packets`].
     Export {
         /// The track.

@@ -189,7 +189,7 @@ impl Router {
             estimate_bps: transport.egress.budget_bps(),
             sent_bps: rate_bps(traffic.sent_bytes - before.sent_bytes, elapsed),
             padding_bps: rate_bps(traffic.padding_bytes - before.padding_bytes, elapsed),
-            queue: Duration::ZERO,
+            queue: transport.egress.pacer.queue(),
             rtt: round_trip(transport, downtracks),
             loss: lost(transport, downtracks),
             subscriptions,
@@ -265,17 +265,21 @@ fn uplink(elapsed: Duration, at: (usize, StreamIndex), track: &mut Track) -> Opt
     })
 }
 
-/// The shortest round trip that reports of the peer tell.
+/// The shortest round trip that reports of the peer tell, or what congestion control measured.
 fn round_trip(transport: &Transport, downtracks: &slab::Slab<Downtrack>) -> Duration {
     let measured = transport.downtracks.iter().filter_map(|&position| {
         let downtrack = downtracks.get(position)?;
         downtrack.rtt_measured.then_some(downtrack.rtt)
     });
-    measured.min().unwrap_or_default()
+    let by_feedback = Some(transport.egress.controller.rtt()).filter(|rtt| !rtt.is_zero());
+    measured.chain(by_feedback).min().unwrap_or_default()
 }
 
-/// The mean loss over what the peer receives, by its reports.
+/// The loss on the way to the peer: by transport-wide feedback, or the mean over what it reports.
 fn lost(transport: &Transport, downtracks: &slab::Slab<Downtrack>) -> f32 {
+    if transport.egress.is_measured() {
+        return transport.egress.controller.loss();
+    }
     let (mut sum, mut count) = (0u64, 0u64);
     for &position in &transport.downtracks {
         if let Some(downtrack) = downtracks.get(position).filter(|d| d.rtt_measured) {

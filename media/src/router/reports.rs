@@ -33,6 +33,7 @@ impl Router {
         let nack_due = self.send_nacks(now, slot, out);
         self.send_reception_reports(now, slot, out);
         self.send_sender_reports(now, slot, out);
+        self.serve_allocation(now, slot, out);
         let Some(transport) = self.transports.get_mut(slot) else {
             return;
         };

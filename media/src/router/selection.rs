@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::track::{KeyframeRequests, STALL};
+use super::track::STALL;
 use super::{Event, Output, Router, StreamIndex, Timer};
 
 /// Between two looks at a track whose subscriptions wait for something.
@@ -11,7 +11,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 impl Router {
     /// After any change: announces demand, asks for missing keyframes, arms the track's timer.
     pub(super) fn refresh_track(&mut self, now: Instant, slot: usize, out: &mut Output) {
-        self.refresh_demand(slot, out);
+        self.refresh_demand(now, slot, out);
         let waiting = self.waiting(slot);
         for stream in (0..8).filter(|stream| waiting & (1 << stream) != 0) {
             self.request_keyframe(now, slot, stream, out);
@@ -20,7 +20,7 @@ impl Router {
     }
 
     /// Announces a changed demand.
-    pub(super) fn refresh_demand(&mut self, slot: usize, out: &mut Output) {
+    pub(super) fn refresh_demand(&mut self, now: Instant, slot: usize, out: &mut Output) {
         let Some(track) = self.tracks.get_mut(slot) else {
             return;
         };
@@ -30,7 +30,7 @@ impl Router {
             .filter_map(|&position| self.downtracks.get(position))
             .fold(0, |streams, downtrack| streams | downtrack.demand(track));
         if streams != track.demand {
-            track.demand = streams;
+            track.set_demand(now, streams);
             out.event(Event::Demand {
                 track: track.key,
                 streams,
@@ -65,10 +65,7 @@ impl Router {
         };
         let layered = track.config.layers() > 1 && track.live != 0;
         let pending = track
-            .streams
-            .iter()
-            .filter_map(|stream| stream.keyframes.poll_timeout())
-            .min()
+            .next_request_at(now, self.config.keyframe_interval_min)
             .filter(|_| !track.muted);
         let look = if waiting {
             Some(now + LOOK_INTERVAL)
@@ -86,20 +83,13 @@ impl Router {
             return;
         };
         track.refresh_live(now);
-        let pending: u8 = track
-            .streams
-            .iter()
-            .enumerate()
-            .filter(|(_, s)| s.keyframes.poll_timeout().is_some_and(|at| at <= now))
-            .fold(0, |pending, (stream, _)| pending | 1 << stream);
-        let muted = track.muted;
-        for stream in (0..8).filter(|stream| !muted && pending & (1 << stream) != 0) {
-            self.request_keyframe(now, slot, stream, out);
+        if !track.muted {
+            self.send_keyframe_requests(now, slot, out);
         }
         self.refresh_track(now, slot, out);
     }
 
-    /// Somebody needs a keyframe: asks the publisher, at most once per interval.
+    /// Somebody needs a keyframe: the publisher is asked as soon as its track's limits allow.
     pub(super) fn request_keyframe(
         &mut self,
         now: Instant,
@@ -107,38 +97,46 @@ impl Router {
         stream: StreamIndex,
         out: &mut Output,
     ) {
-        let sender = self.config.feedback_ssrc;
-        let base = self.config.keyframe_interval_min;
-        let Some(track) = self.tracks.get_mut(slot) else {
+        let Some(track) = self.tracks.get_mut(slot).filter(|t| !t.is_audio()) else {
             return;
         };
-        if track.is_audio() {
-            return;
-        }
-        let (key, remote) = (track.key, track.is_remote());
-        let live = track.live & 1u8.checked_shl(u32::from(stream)).unwrap_or(0) != 0;
+        let remote = track.is_remote();
         let Some(entry) = track.stream_mut(stream) else {
             return;
         };
-        if !remote && entry.uplink.is_none() {
-            // Nobody to ask: a request that stayed pending would be overdue for ever.
+        // Without a publisher there is nobody to ask: a request that waited would be overdue for ever.
+        if remote || entry.uplink.is_some() {
+            entry.keyframes.want(now);
+            self.send_keyframe_requests(now, slot, out);
+        } else {
             entry.keyframes.answered();
-            return;
         }
-        if !entry
-            .keyframes
-            .request(now, KeyframeRequests::interval(live, base))
-        {
-            if let Some(at) = entry.keyframes.poll_timeout() {
-                self.timers
-                    .arm(&mut track.armed, Timer::Track(slot), at.max(now));
+    }
+
+    /// Sends the requests that may go out, and arms the timer for the rest.
+    fn send_keyframe_requests(&mut self, now: Instant, slot: usize, out: &mut Output) {
+        let interval = self.config.keyframe_interval_min;
+        let waiting = self.waiting(slot);
+        while let Some(track) = self.tracks.get_mut(slot) {
+            let Some(stream) = track.next_request(now, waiting, interval) else {
+                if let Some(at) = track.next_request_at(now, interval) {
+                    self.timers.arm(&mut track.armed, Timer::Track(slot), at);
+                }
+                return;
+            };
+            if track.is_remote() {
+                let track = track.key;
+                out.event(Event::KeyframeNeeded { track, stream });
+            } else {
+                self.send_keyframe_request(slot, stream, out);
             }
-            return;
         }
-        if remote {
-            return out.event(Event::KeyframeNeeded { track: key, stream });
-        }
-        let Some(uplink) = entry.uplink.as_mut() else {
+    }
+
+    fn send_keyframe_request(&mut self, slot: usize, stream: StreamIndex, out: &mut Output) {
+        let sender = self.config.feedback_ssrc;
+        let entry = self.tracks.get_mut(slot).and_then(|t| t.stream_mut(stream));
+        let Some(uplink) = entry.and_then(|entry| entry.uplink.as_mut()) else {
             return;
         };
         let Some(publisher) = self.transports.get_mut(uplink.transport) else {

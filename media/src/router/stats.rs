@@ -33,11 +33,13 @@ pub enum DropReason {
     TooLate,
     /// Sealing failed.
     Seal,
+    /// The receiver's path is too slow for what waits already. Once per video frame; the subscription goes on with a keyframe.
+    PacerFull,
 }
 
 impl DropReason {
     /// All reasons, in the order of [`Stats::dropped`].
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::UnknownTransport,
         Self::Malformed,
         Self::Authentication,
@@ -53,6 +55,7 @@ impl DropReason {
         Self::ArenaFull,
         Self::TooLate,
         Self::Seal,
+        Self::PacerFull,
     ];
 
     /// Label value for metrics.
@@ -74,6 +77,7 @@ impl DropReason {
             Self::ArenaFull => "arena_full",
             Self::TooLate => "too_late",
             Self::Seal => "seal",
+            Self::PacerFull => "pacer_full",
         }
     }
 }
@@ -111,8 +115,22 @@ pub struct Stats {
     pub twcc_received: u64,
     /// REMB received from subscribers.
     pub remb_received: u64,
+    /// Packets to subscribers that waited for the pacer.
+    pub paced_packets: u64,
+    /// Packets to subscribers that carried nothing new, to fill probes.
+    pub padding_packets: u64,
+    /// Their bytes on the wire.
+    pub padding_bytes: u64,
+    /// Probes sent.
+    pub probes: u64,
     /// Layer switches done.
     pub layer_switches: u64,
+    /// Audio tracks that are forwarded now, of rooms with a limit.
+    pub audio_selected: u64,
+    /// Audio packets that were not forwarded because others speak.
+    pub audio_suppressed_packets: u64,
+    /// Audio tracks that began to be forwarded because their owner speaks.
+    pub audio_changes: u64,
     /// Packet slots allocated; constant in steady state.
     pub slots_allocated: u64,
     drops: [u64; DropReason::ALL.len()],
@@ -128,6 +146,13 @@ impl Stats {
     /// All drops as `(reason, packets)`.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
         DropReason::ALL.into_iter().zip(self.drops)
+    }
+
+    /// A packet of `bytes` on the wire went to a subscriber.
+    #[inline]
+    pub(super) fn note_forwarded(&mut self, bytes: usize) {
+        self.forwarded_packets += 1;
+        self.forwarded_bytes += bytes as u64;
     }
 
     #[inline]

@@ -10,6 +10,9 @@ use crate::rtcp;
 use crate::srtp::Profile;
 use call::{Call, Encoder, Received, high, is_pli, key, publish_audio, publish_video};
 
+mod allocate;
+mod audio;
+mod bottleneck;
 mod call;
 mod left_out;
 mod repair;

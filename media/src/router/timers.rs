@@ -9,6 +9,8 @@ use std::time::Instant;
 pub(super) enum Timer {
     /// Feedback and reports of a transport.
     Transport(usize),
+    /// Packets that wait, probes and missing feedback of a transport.
+    Pacer(usize),
     /// Keyframe requests and stalled streams of a track.
     Track(usize),
 }

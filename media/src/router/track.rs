@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::audio::Talker;
 use super::lateness::Lateness;
+use super::meter::Meter;
 use super::reception::Reception;
 use super::report::UplinkMeter;
 use super::timers::Armed;
@@ -24,6 +26,10 @@ const LATE_MAX: u16 = 64;
 
 /// A simulcast stream without packets for this long is taken for stopped by its sender.
 pub(super) const STALL: Duration = Duration::from_millis(1000);
+
+/// Keyframe requests that reach a publisher within a second, for all streams of a track together: a keyframe costs about ten
+/// frames, on the publisher's uplink and everywhere behind.
+const REQUESTS_PER_SECOND: usize = 2;
 
 /// Between two keyframe requests for a stream that sends nothing.
 const IDLE_REQUEST_INTERVAL: Duration = Duration::from_secs(2);
@@ -47,8 +53,15 @@ pub(super) struct Track {
     pub(super) live: u8,
     /// When each layer last had one.
     seen: [Option<Instant>; LAYERS_MAX],
+    /// Since when each layer is in demand.
+    asked: [Option<Instant>; LAYERS_MAX],
+    pub(super) meter: Meter,
+    /// When the last keyframe requests went out, newest last.
+    requested: [Option<Instant>; REQUESTS_PER_SECOND],
     pub(super) armed: Armed,
     pub(super) last_level: Option<Instant>,
+    /// Its place among the talkers of its room, of audio.
+    pub(super) talker: Option<Talker>,
 }
 
 impl Track {
@@ -71,8 +84,12 @@ impl Track {
             demand: 0,
             live: 0,
             seen: [None; LAYERS_MAX],
+            asked: [None; LAYERS_MAX],
+            meter: Meter::default(),
+            requested: [None; REQUESTS_PER_SECOND],
             armed: Armed::default(),
             last_level: None,
+            talker: None,
         }
     }
 
@@ -151,6 +168,74 @@ impl Track {
         let before = self.live;
         self.live |= 1 << layer;
         self.live != before
+    }
+
+    /// Since when a layer is in demand.
+    pub(super) fn asked_since(&self, layer: u8) -> Option<Instant> {
+        self.asked.get(usize::from(layer)).copied().flatten()
+    }
+
+    /// Sets which layers are in demand.
+    pub(super) fn set_demand(&mut self, now: Instant, layers: u8) {
+        self.demand = layers;
+        for (bit, asked) in self.asked.iter_mut().enumerate() {
+            let wanted = layers & (1 << bit) != 0;
+            *asked = wanted.then(|| asked.unwrap_or(now));
+        }
+    }
+
+    /// When the next keyframe request may go out, whichever stream it is for.
+    fn request_due(&self) -> Option<Instant> {
+        let [oldest, ..] = self.requested;
+        oldest.map(|at| at + Duration::from_secs(1))
+    }
+
+    /// The stream whose keyframe is to be asked for now, if any may: one that somebody waits for before others, then whichever
+    /// has waited the longest. Counts the request.
+    pub(super) fn next_request(
+        &mut self,
+        now: Instant,
+        waited_for: u8,
+        interval: Duration,
+    ) -> Option<StreamIndex> {
+        if self.request_due().is_some_and(|due| now < due) {
+            return None;
+        }
+        let live = |stream: u8| self.is_svc() && self.live != 0 || self.live & (1 << stream) != 0;
+        let due = (0u8..)
+            .zip(&self.streams)
+            .filter_map(|(stream, entry)| {
+                let due = entry.keyframes.due(live(stream), interval)?;
+                (due <= now).then_some((
+                    waited_for & (1 << stream) == 0,
+                    entry.keyframes.since?,
+                    stream,
+                ))
+            })
+            .min();
+        let (_, _, stream) = due?;
+        self.stream_mut(stream)?.keyframes.asked(now);
+        self.requested.rotate_left(1);
+        if let Some(newest) = self.requested.last_mut() {
+            *newest = Some(now);
+        }
+        Some(stream)
+    }
+
+    /// When a request that waits may go out.
+    pub(super) fn next_request_at(&self, now: Instant, interval: Duration) -> Option<Instant> {
+        let live = |stream: u8| self.is_svc() && self.live != 0 || self.live & (1 << stream) != 0;
+        let due = (0u8..)
+            .zip(&self.streams)
+            .filter_map(|(stream, entry)| entry.keyframes.due(live(stream), interval))
+            .min()?;
+        Some(due.max(self.request_due().unwrap_or(now)).max(now))
+    }
+
+    /// What the publisher announced for a layer, those below included with SVC, in bit/s.
+    pub(super) fn announced_bps(&self, layer: u8) -> Option<u64> {
+        let bps = self.config.bitrates_bps.get(usize::from(layer)).copied();
+        bps.filter(|bps| *bps > 0).map(u64::from)
     }
 
     /// Updates which layers are live; returns whether that changed.
@@ -308,43 +393,38 @@ pub(super) struct Uplink {
     pub(super) meter: UplinkMeter,
 }
 
-/// Throttles keyframe requests for one stream: the first at once, then at most one per interval.
+/// Keyframe requests for one stream: the first at once, then at most one per interval.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct KeyframeRequests {
     last: Option<Instant>,
-    /// When a request that came too early may go out.
-    pending: Option<Instant>,
+    /// Since when somebody needs a keyframe that was not asked for yet.
+    since: Option<Instant>,
 }
 
 impl KeyframeRequests {
-    /// Somebody needs a keyframe. Whether to ask for it now; otherwise it is pending until the
-    /// interval is over.
-    pub(super) fn request(&mut self, now: Instant, interval: Duration) -> bool {
-        if let Some(at) = self.last.map(|last| last + interval).filter(|&at| now < at) {
-            self.pending = Some(at);
-            return false;
-        }
-        self.last = Some(now);
-        self.pending = None;
-        true
+    /// Somebody needs a keyframe.
+    pub(super) fn want(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
     }
 
-    /// A keyframe began.
+    /// A keyframe began, or nobody is there to ask.
     pub(super) fn answered(&mut self) {
-        self.pending = None;
+        self.since = None;
     }
 
-    /// When a pending request may go out.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.pending
+    fn asked(&mut self, now: Instant) {
+        self.last = Some(now);
+        self.since = None;
     }
 
-    /// The interval for repeating an unanswered request.
-    pub(super) fn interval(live: bool, interval: Duration) -> Duration {
-        if live {
+    /// When the stream's own interval allows the request that waits.
+    fn due(&self, live: bool, interval: Duration) -> Option<Instant> {
+        let since = self.since?;
+        let interval = if live {
             interval
         } else {
             interval.max(IDLE_REQUEST_INTERVAL)
-        }
+        };
+        Some(self.last.map_or(since, |last| last + interval))
     }
 }

@@ -8,6 +8,7 @@ use super::demux::Demux;
 use super::egress::Egress;
 use super::report::Reported;
 use super::timers::Armed;
+use crate::allocation::Allocator;
 use crate::srtp::Inbound;
 use crate::twcc;
 
@@ -28,11 +29,17 @@ pub(super) struct Transport {
     /// Some SSRC of what it publishes, for transport-wide feedback.
     pub(super) media_ssrc: u32,
     pub(super) armed: Armed,
+    pub(super) armed_pacer: Armed,
     pub(super) feedback_due: Option<Instant>,
     /// Reception reports, while it publishes.
     pub(super) report_due: Option<Instant>,
     /// Sender reports, while it receives.
     pub(super) sender_report_due: Option<Instant>,
+    /// The next look at how its budget is split.
+    pub(super) allocation_due: Option<Instant>,
+    pub(super) allocator: Allocator,
+    /// The budget that was split last, and when.
+    pub(super) split: (Option<u64>, Instant),
     pub(super) rate: ReceiveRate,
     pub(super) reported: Reported,
 }
@@ -56,9 +63,13 @@ impl Transport {
             twcc: None,
             media_ssrc: 0,
             armed: Armed::default(),
+            armed_pacer: Armed::default(),
             feedback_due: None,
             report_due: None,
             sender_report_due: None,
+            allocation_due: None,
+            allocator: Allocator::default(),
+            split: (None, now),
             rate: ReceiveRate {
                 bytes: 0,
                 since: now,
@@ -69,9 +80,14 @@ impl Transport {
 
     /// The earliest of its deadlines, without those of gaps in what it publishes.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        [self.feedback_due, self.report_due, self.sender_report_due]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.feedback_due,
+            self.report_due,
+            self.sender_report_due,
+            self.allocation_due,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 }

@@ -130,6 +130,7 @@ const AUDIO_LAYER: LayerMeta = LayerMeta {
     frame_start: true,
     frame_end: true,
     switch_point: true,
+    independent: true,
 };
 
 impl PacketMeta {

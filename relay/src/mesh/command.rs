@@ -124,6 +124,8 @@ pub enum MeshCommand {
     /// This edge's state of a room. The mesh fills in the origin and destinations, sends it to every other member, and again in full
     /// to new members and after a link came up.
     RoomState(proto::link::RoomState),
+    /// Who speaks at this edge. The mesh fills in the origin and destinations.
+    Speakers(proto::link::Speakers),
     /// This edge serves the room no more; tell the others.
     RoomGone(RoomName),
     /// A data message of a local participant. Without destinations it goes to every other member.
@@ -209,6 +211,8 @@ pub enum MeshEvent {
     },
     /// Another edge's state of a room; it may be one already known, never an older one.
     RoomState(proto::link::RoomState),
+    /// Who speaks at another edge.
+    Speakers(proto::link::Speakers),
     /// Another edge serves the room no more: it said so, or left the plan.
     RoomGone {
         /// The room.

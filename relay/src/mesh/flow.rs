@@ -63,6 +63,9 @@ impl Mesh {
             },
         );
         *flow = Some(flow_id);
+        if format.class == Class::Audio && downstream.talker.is_none() {
+            downstream.talker = self.voices.add(&track.room, downstream.peer);
+        }
         if let Some(left_out) = downstream.left_out.get_mut(slot) {
             *left_out = LeftOut::default();
         }
@@ -108,6 +111,10 @@ impl Mesh {
             {
                 *out = flow.take();
             }
+        }
+        let silent = downstream.flows.iter().all(Option::is_none);
+        if let Some(talker) = downstream.talker.take_if(|_| silent) {
+            self.voices.remove(talker);
         }
         for flow_id in unbound.into_iter().flatten() {
             if let Some(peer) = self.peers.get_mut(to.0) {

@@ -114,7 +114,10 @@ impl Mesh {
             };
             let mut meta = meta;
             if let Some(seq) = seq {
-                if downstream.streams >> layer & 1 == 0 && link.may_leave_out() {
+                let chosen = |talker| self.voices.packet(now, talker, &meta);
+                let wanted =
+                    downstream.streams >> layer & 1 == 1 && downstream.talker.is_none_or(chosen);
+                if !wanted && link.may_leave_out() {
                     left_out.skip(seq, meta.left_out, dense);
                     continue;
                 }

@@ -201,6 +201,9 @@ impl Peer {
             queue_dropped: counters.queue_dropped,
             flows_out: count(self.flows_out.iter().flatten().count()),
             flows_in: count(self.flows_in.iter().flatten().count()),
+            audio_selected: 0,
+            audio_suppressed: 0,
+            audio_changes: 0,
             flows: Vec::new(),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use proto::link::link_message::Message;
-use proto::link::{Data, RoomGone, RoomState};
+use proto::link::{Data, RoomGone, RoomState, Speakers};
 use proto::{NodeId, RoomName};
 
 use super::command::{MeshEvent, NextHop, RoomPlan};
@@ -218,6 +218,58 @@ impl Mesh {
         self.send_state(&name, &state, &others);
         let room = self.rooms.entry(name).or_default();
         room.states.insert(self.config.node.clone(), state);
+    }
+
+    /// Who speaks here.
+    pub(super) fn publish_speakers(&mut self, mut speakers: Speakers) {
+        let name = RoomName::from(speakers.room.as_str());
+        speakers.origin = self.config.node.as_str().to_owned();
+        let others = self.others(&name);
+        self.send_speakers(&name, &speakers, (&others, None));
+        self.keep_speakers(&name, &speakers);
+    }
+
+    pub(super) fn handle_speakers(&mut self, from: PeerKey, speakers: &Speakers) {
+        let name = RoomName::from(speakers.room.as_str());
+        if speakers.origin == self.config.node.as_str() {
+            return;
+        }
+        let destinations = speakers.destinations.iter();
+        let destinations: Vec<NodeId> = destinations
+            .map(|node| NodeId::from(node.as_str()))
+            .collect();
+        if self.on_the_way(&name, &speakers.origin, from) {
+            self.send_speakers(&name, speakers, (&destinations, Some(from)));
+        }
+        self.keep_speakers(&name, speakers);
+        if destinations.contains(&self.config.node) {
+            self.emit(MeshEvent::Speakers(speakers.clone()));
+        }
+    }
+
+    fn send_speakers(
+        &mut self,
+        name: &RoomName,
+        speakers: &Speakers,
+        (destinations, from): (&[NodeId], Option<PeerKey>),
+    ) {
+        for (peer, destinations) in self.by_hop(name, destinations, from) {
+            let speakers = Speakers {
+                destinations,
+                ..speakers.clone()
+            };
+            self.send(peer, Message::Speakers(speakers));
+        }
+    }
+
+    /// Whoever gets the state again is to hear of these speakers.
+    fn keep_speakers(&mut self, name: &RoomName, speakers: &Speakers) {
+        let origin = NodeId::from(speakers.origin.as_str());
+        let room = self.rooms.get_mut(name);
+        let state = room.and_then(|room| room.states.get_mut(&origin));
+        if let Some(state) = state.filter(|state| state.incarnation == speakers.incarnation) {
+            state.speakers.clone_from(&speakers.speakers);
+        }
     }
 
     /// This edge leaves the room.

@@ -35,6 +35,12 @@ pub struct LinkStats {
     pub flows_out: u32,
     /// Flows the peer has bound towards us.
     pub flows_in: u32,
+    /// Audio tracks sent to the peer now, of those whose room has a limit.
+    pub audio_selected: u32,
+    /// Audio packets not sent because others spoke.
+    pub audio_suppressed: u64,
+    /// Audio tracks that began to be sent because their owner speaks.
+    pub audio_changes: u64,
     /// What is sent to the peer, one entry per track.
     pub flows: Vec<FlowStats>,
 }

@@ -182,6 +182,7 @@ impl Mesh {
                 path: message.path,
                 flows: [None; STREAMS_MAX],
                 left_out: [LeftOut::default(); STREAMS_MAX],
+                talker: None,
             }),
         }
         self.refresh_track(now, index);
@@ -340,9 +341,14 @@ impl Mesh {
     /// A link is gone, and all subscriptions over it.
     pub(super) fn forget_peer(&mut self, gone: PeerKey) {
         for (_, track) in &mut self.tracks {
-            track
-                .downstreams
-                .retain(|downstream| downstream.peer != gone);
+            let (lost, kept) = std::mem::take(&mut track.downstreams)
+                .into_iter()
+                .partition(|downstream| downstream.peer == gone);
+            track.downstreams = kept;
+            let lost: Vec<Downstream> = lost;
+            for talker in lost.iter().filter_map(|downstream| downstream.talker) {
+                self.voices.remove(talker);
+            }
             if track
                 .upstream
                 .as_ref()

@@ -14,6 +14,7 @@ use proto::link::{Data, RoomState, Subscribe};
 use super::command::{NextHop, RoomPlan};
 use super::*;
 
+mod audio;
 mod layers;
 mod net;
 

@@ -6,6 +6,7 @@ use media::packet::LayerMeta;
 use media::router::{SenderClock, StreamIndex, TrackKey};
 use proto::{NodeId, RoomName, TrackSid};
 
+use super::audio::Talker;
 use super::left_out::LeftOut;
 use super::peer::PeerKey;
 use crate::link::header::Class;
@@ -62,6 +63,8 @@ pub(super) struct Downstream {
     pub(super) flows: [Option<u32>; STREAMS_MAX],
     /// What it was not sent, by stream.
     pub(super) left_out: [LeftOut; STREAMS_MAX],
+    /// Its place among those who talk to that neighbour, of audio.
+    pub(super) talker: Option<Talker>,
 }
 
 /// The neighbour we want the track from.

@@ -19,6 +19,7 @@ pub(super) struct Metrics {
     loss: GaugeVec,
     up: IntGaugeVec,
     flows: IntGaugeVec,
+    audio: IntGaugeVec,
     refused: IntCounterVec,
     dropped_media: IntCounter,
     dropped_commands: IntCounter,
@@ -32,7 +33,7 @@ type Value = fn(&LinkStats) -> u64;
 /// Name, help text, value.
 type Counter = (&'static str, &'static str, Value);
 
-const COUNTERS: [Counter; 7] = [
+const COUNTERS: [Counter; 9] = [
     (
         "antipode_link_packets_sent_total",
         "Media packets sent, repairs included.",
@@ -67,6 +68,16 @@ const COUNTERS: [Counter; 7] = [
         "antipode_link_queue_dropped_total",
         "Packets dropped by age or overflow.",
         |s| s.queue_dropped,
+    ),
+    (
+        "antipode_link_audio_suppressed_packets_total",
+        "Audio packets not sent because others spoke.",
+        |s| s.audio_suppressed,
+    ),
+    (
+        "antipode_link_audio_changes_total",
+        "Audio tracks that began to be sent because their owner spoke.",
+        |s| s.audio_changes,
     ),
 ];
 
@@ -117,6 +128,11 @@ impl Metrics {
                 "Flows bound on the link.",
                 &["peer", "direction"],
             )?,
+            audio: int_gauge(
+                "antipode_link_audio_selected",
+                "Audio tracks sent now, of rooms with a limit.",
+                &["peer"],
+            )?,
             refused,
             dropped_media: dropped(
                 "antipode_mesh_ring_dropped_total",
@@ -154,6 +170,9 @@ impl Metrics {
                 .set(link.jitter.as_secs_f64());
             self.loss.with_label_values(&peer).set(link.loss);
             self.up.with_label_values(&peer).set(i64::from(link.up));
+            self.audio
+                .with_label_values(&peer)
+                .set(i64::from(link.audio_selected));
             let flows = |direction| {
                 self.flows
                     .with_label_values(&[link.peer.as_str(), direction])

@@ -172,6 +172,7 @@ impl Node {
         let core = mesh::Config {
             node: config.node.clone(),
             incarnation: config.incarnation,
+            audio_streams: config.audio_streams,
         };
         let state = State {
             core: Mesh::new(core),

@@ -318,6 +318,7 @@ fn strangers_are_refused() {
         listen: "127.0.0.1:0".parse().unwrap(),
         via: BTreeMap::new(),
         rate_bps_max: worker::DEFAULT_RATE_BPS,
+        audio_streams: worker::DEFAULT_AUDIO_STREAMS,
         credentials: credentials(&authority, "edge-y", "fra"),
     };
     let (sink, _news) = mpsc::channel();

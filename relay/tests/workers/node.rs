@@ -108,6 +108,7 @@ impl Node {
                 .map(|(node, at)| (NodeId::from(*node), *at))
                 .collect::<BTreeMap<_, _>>(),
             rate_bps_max: worker::DEFAULT_RATE_BPS,
+            audio_streams: worker::DEFAULT_AUDIO_STREAMS,
             credentials: credentials(authority, name, region),
         };
         let handle = spawn(config, Box::new(Sink(sink)), &registry, shutdown.clone()).unwrap();

@@ -28,9 +28,9 @@ const PAGE = fileURLToPath(new URL('./page/', import.meta.url));
 const FILES = {
   '/': [join(PAGE, 'index.html'), 'text/html'],
   '/client.js': [join(PAGE, 'client.js'), 'text/javascript'],
-  '/lip_sync.js': [join(PAGE, 'lip_sync.js'), 'text/javascript'],
   '/whip.html': [join(PAGE, 'whip.html'), 'text/html'],
   '/whip.js': [join(PAGE, 'whip.js'), 'text/javascript'],
+  '/lip_sync.js': [join(PAGE, 'lip_sync.js'), 'text/javascript'],
   '/livekit-client.mjs': [LIBRARY, 'text/javascript'],
 };
 

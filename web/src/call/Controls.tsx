@@ -1,5 +1,13 @@
 import { useEffect, useState, type ReactNode } from 'react';
-import { CameraIcon, ChatIcon, LeaveIcon, LinkIcon, MicIcon, ScreenIcon } from '../shell/icons';
+import {
+  CameraIcon,
+  ChatIcon,
+  LeaveIcon,
+  LinkIcon,
+  MicIcon,
+  ScreenIcon,
+  StatisticsIcon,
+} from '../shell/icons';
 import { callLinkQuery } from './deep_link';
 import { canShareScreen, leaveCall, toggleCamera, toggleMicrophone, toggleScreen } from './session';
 import { useCall } from './store';
@@ -94,7 +102,7 @@ function CopyLink() {
 
 /** What one can do in the call. */
 export function Controls() {
-  const { people, chatOpen, setChatOpen, unread } = useCall();
+  const { people, chatOpen, setChatOpen, unread, statisticsOpen, setStatisticsOpen } = useCall();
   const self = people.find((person) => person.isLocal);
   const [micOn, cameraOn, sharing] = [
     self?.silent === false,
@@ -106,6 +114,7 @@ export function Controls() {
     v: () => void toggleCamera(),
     s: () => void (canShareScreen() && toggleScreen()),
     c: () => setChatOpen(!useCall.getState().chatOpen),
+    i: () => setStatisticsOpen(!useCall.getState().statisticsOpen),
   }));
   useShortcuts(shortcuts);
   return (
@@ -148,6 +157,15 @@ export function Controls() {
         onClick={shortcuts.c}
       >
         <ChatIcon />
+      </Control>
+      <Control
+        label={statisticsOpen ? 'Hide statistics' : 'Show statistics'}
+        shortcut="i"
+        pressed={statisticsOpen}
+        tone={statisticsOpen ? 'active' : 'plain'}
+        onClick={shortcuts.i}
+      >
+        <StatisticsIcon />
       </Control>
       <CopyLink />
       <Control label="Leave the call" tone="leave" onClick={() => void leaveCall()}>

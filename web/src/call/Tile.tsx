@@ -1,6 +1,8 @@
-import { ConnectionQuality } from 'livekit-client';
+import { ConnectionQuality, Track } from 'livekit-client';
 import { MicIcon, ScreenIcon } from '../shell/icons';
 import { hueOf, initials, type Person } from './people';
+import { Statistics } from './Statistics';
+import { useCall } from './store';
 import { VideoView } from './VideoView';
 
 const QUALITIES: Record<ConnectionQuality, { bars: number; label: string; colour: string }> = {
@@ -38,9 +40,20 @@ function Face({ person }: { person: Person }) {
   );
 }
 
+/** Over a picture that stands still because the network has no room for it. */
+function Paused() {
+  return (
+    <div role="status" className="absolute inset-0 grid place-items-center bg-black/50 text-white">
+      <span className="rounded-lg bg-black/60 px-3 py-1.5 text-sm">paused: network</span>
+    </div>
+  );
+}
+
 /** One person, or the screen they share. A ring tells who speaks. */
 export function Tile({ person, showScreen = false }: { person: Person; showScreen?: boolean }) {
   const track = showScreen ? person.screen : person.camera;
+  const paused = person.paused.includes(showScreen ? Track.Source.ScreenShare : Track.Source.Camera);
+  const statisticsOpen = useCall((call) => call.statisticsOpen);
   const name = person.isLocal ? `${person.name} (you)` : person.name;
   const state = showScreen
     ? 'shares the screen'
@@ -61,6 +74,8 @@ export function Tile({ person, showScreen = false }: { person: Person; showScree
       ) : (
         <Face person={person} />
       )}
+      {paused && <Paused />}
+      {track && statisticsOpen && <Statistics track={track} />}
       <div className="absolute bottom-2 left-2 flex max-w-[calc(100%-1rem)] items-center gap-2 rounded-lg bg-black/60 px-2.5 py-1 text-sm text-white">
         {showScreen && <ScreenIcon />}
         {!showScreen && person.silent && (

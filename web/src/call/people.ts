@@ -12,11 +12,17 @@ export interface Person {
   /** Present while it is published, subscribed and not muted. */
   camera: Track | undefined;
   screen: Track | undefined;
+  /** Sources whose video is held back, as the path to here has no room for it. */
+  paused: Track.Source[];
 }
 
 function visibleTrack(participant: Participant, source: Track.Source): Track | undefined {
   const publication = participant.getTrackPublication(source);
   return publication && !publication.isMuted ? publication.track : undefined;
+}
+
+function isPaused(participant: Participant, source: Track.Source): boolean {
+  return visibleTrack(participant, source)?.streamState === Track.StreamState.Paused;
 }
 
 function personOf(participant: Participant): Person {
@@ -30,6 +36,7 @@ function personOf(participant: Participant): Person {
     quality: participant.connectionQuality,
     camera: visibleTrack(participant, Track.Source.Camera),
     screen: visibleTrack(participant, Track.Source.ScreenShare),
+    paused: [Track.Source.Camera, Track.Source.ScreenShare].filter((source) => isPaused(participant, source)),
   };
 }
 

@@ -12,11 +12,13 @@ import { describeJoinError, describeMediaError, type Problem } from '../api/erro
 import { CHAT_TOPIC, decodeChat, encodeChat } from './chat';
 import { peopleOf } from './people';
 import { useCall } from './store';
+import type { VideoSettings } from './video_settings';
 
 /** Devices to use when something is switched on within the call. */
 export interface Devices {
   cameraId: string | undefined;
   microphoneId: string | undefined;
+  video: VideoSettings;
 }
 
 const ENDINGS: Partial<Record<DisconnectReason, Problem>> = {
@@ -57,6 +59,7 @@ const PEOPLE_EVENTS = [
   RoomEvent.LocalTrackUnpublished,
   RoomEvent.ActiveSpeakersChanged,
   RoomEvent.ConnectionQualityChanged,
+  RoomEvent.TrackStreamStateChanged,
   RoomEvent.Reconnected,
 ] as const;
 
@@ -120,6 +123,12 @@ export async function joinCall(
     dynacast: true,
     videoCaptureDefaults: { deviceId: devices.cameraId },
     audioCaptureDefaults: { deviceId: devices.microphoneId },
+    // Whoever cannot decode the chosen codec gets VP8.
+    publishDefaults: {
+      videoCodec: devices.video.codec,
+      simulcast: devices.video.simulcast,
+      backupCodec: true,
+    },
   });
   let tracks: LocalTrack[];
   try {

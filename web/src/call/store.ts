@@ -24,6 +24,8 @@ export interface CallState {
   messages: Message[];
   unread: number;
   chatOpen: boolean;
+  /** Each picture shows its statistics. */
+  statisticsOpen: boolean;
 }
 
 interface CallActions {
@@ -37,6 +39,7 @@ interface CallActions {
   setNotice: (notice: Problem | undefined) => void;
   addMessage: (message: Omit<Message, 'id'>) => void;
   setChatOpen: (open: boolean) => void;
+  setStatisticsOpen: (open: boolean) => void;
 }
 
 const NOTHING: CallState = {
@@ -51,6 +54,7 @@ const NOTHING: CallState = {
   messages: [],
   unread: 0,
   chatOpen: false,
+  statisticsOpen: false,
 };
 
 let nextMessage = 1;
@@ -78,4 +82,5 @@ export const useCall = create<CallState & CallActions>((set) => ({
       unread: state.chatOpen || message.own ? state.unread : state.unread + 1,
     })),
   setChatOpen: (chatOpen) => set((state) => ({ chatOpen, unread: chatOpen ? 0 : state.unread })),
+  setStatisticsOpen: (statisticsOpen) => set({ statisticsOpen }),
 }));

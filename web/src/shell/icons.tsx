@@ -57,6 +57,14 @@ export function ChatIcon() {
   );
 }
 
+export function StatisticsIcon() {
+  return (
+    <Drawing>
+      <path d="M4 20h16M7 16v-4M12 16V6M17 16v-7" />
+    </Drawing>
+  );
+}
+
 export function LeaveIcon() {
   return (
     <Drawing>

@@ -6,7 +6,7 @@ use media::packet::Codec;
 use media::router::{ReceiveConfig, ReceiveMedia, ReceivePayload, ReceiveSsrc, TrackKey};
 use proto::TrackSid;
 
-use super::{Bound, Wanted, subscription};
+use super::{Bound, Wanted, bind};
 use crate::core::sdp::{
     self, CodecParameters, Description, Direction, LocalTransport, Media, MediaKind, OpusOptions,
 };
@@ -40,9 +40,20 @@ enum Carries {
     Publication(TrackSid),
     /// A subscription.
     Subscription(TrackSid),
+    /// A subscription that goes on with another SSRC, as the next answer says.
+    Rebinding(TrackSid),
     /// A subscription that ended: the next answer says `inactive`, and only then is it free, because a browser announces a track only
     /// when the direction changes.
     Ended,
+}
+
+impl Carries {
+    fn subscription(&self) -> Option<&TrackSid> {
+        match self {
+            Self::Subscription(sid) | Self::Rebinding(sid) => Some(sid),
+            Self::Nothing | Self::Publication(_) | Self::Ended => None,
+        }
+    }
 }
 
 /// A publication that the negotiation bound to a section.
@@ -58,6 +69,8 @@ pub struct Published {
     pub fmtp: String,
     /// Number of simulcast streams.
     pub streams: u8,
+    /// Their names (RFC 8851), lowest first; empty without simulcast.
+    pub rids: Vec<String>,
 }
 
 /// Outcome of one offer.
@@ -94,15 +107,26 @@ impl Answerer {
         let found = self
             .sections
             .values_mut()
-            .find(|c| **c == Carries::Subscription(sid.clone()));
+            .find(|c| c.subscription() == Some(sid));
         found.map(|carries| *carries = Carries::Ended).is_some()
+    }
+
+    /// Binds a subscription anew with the next answer, on its section; false when it has none.
+    pub fn rebind(&mut self, sid: &TrackSid) -> bool {
+        let found = self
+            .sections
+            .values_mut()
+            .find(|c| c.subscription() == Some(sid));
+        found
+            .map(|carries| *carries = Carries::Rebinding(sid.clone()))
+            .is_some()
     }
 
     /// Whether a subscription has a section.
     pub fn carries(&self, sid: &TrackSid) -> bool {
         self.sections
             .values()
-            .any(|c| *c == Carries::Subscription(sid.clone()))
+            .any(|c| c.subscription() == Some(sid))
     }
 
     /// Answers an offer: places publications by `a=msid`, and as many of `wanted` as there are free sections, in order.
@@ -186,6 +210,25 @@ impl Answerer {
                 }
                 None => Carries::Nothing,
             },
+            Carries::Rebinding(sid) => {
+                let wanted = wanted.iter().find(|w| w.track.sid == sid);
+                let bound = wanted.and_then(|wanted| {
+                    let extensions = sdp::extension_ids(section);
+                    let bound = bind(wanted, &section.mid, &answer.codecs, extensions)?;
+                    Some((wanted, bound))
+                });
+                match bound {
+                    Some((wanted, bound)) => {
+                        send_on(answer, wanted);
+                        negotiated.bound.push(bound);
+                        Carries::Subscription(sid)
+                    }
+                    None => {
+                        negotiated.undecodable.push(sid);
+                        Carries::Nothing
+                    }
+                }
+            }
             Carries::Nothing => {
                 match self.place(section, &answer.codecs.clone(), wanted, negotiated) {
                     Some(wanted) => {
@@ -231,12 +274,9 @@ impl Answerer {
             if kind != section.kind || settled {
                 continue;
             }
-            match subscription(candidate, &section.mid, codecs, extensions) {
-                Some(config) => {
-                    negotiated.bound.push(Bound {
-                        track: sid.clone(),
-                        config,
-                    });
+            match bind(candidate, &section.mid, codecs, extensions) {
+                Some(bound) => {
+                    negotiated.bound.push(bound);
                     return Some(candidate);
                 }
                 None => negotiated.undecodable.push(sid.clone()),
@@ -324,6 +364,7 @@ fn publish(
             .unwrap_or(Codec::Opus),
         fmtp: first.map(|c| c.fmtp.clone()).unwrap_or_default(),
         streams: u8::try_from(rids.len().max(1)).unwrap_or(1).min(3),
+        rids: rids.clone(),
     };
     let receive = ReceiveMedia {
         mid: section.mid.clone(),

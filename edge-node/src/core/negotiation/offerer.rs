@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use proto::TrackSid;
 
-use super::{Bound, Wanted, subscription};
+use super::{Bound, Wanted, bind};
 use crate::core::sdp::{self, Description, LocalTransport, MediaKind, Origin};
 
 /// The section of the data channels; it comes first.
@@ -30,6 +30,8 @@ struct Section {
     carries: Option<TrackSid>,
     /// An answer brought the track it carries to life.
     bound: bool,
+    /// It is to be bound as the next offer says, not as the one that may be out.
+    unoffered: bool,
     /// The client knows it as `inactive`; only then may it carry another track, or the browser announces none.
     idle: bool,
 }
@@ -83,6 +85,21 @@ impl Offerer {
         }
     }
 
+    /// Binds a subscription anew with the next offer, on its section; false when it has none.
+    pub fn rebind(&mut self, sid: &TrackSid) -> bool {
+        let Some(section) = self
+            .sections
+            .iter_mut()
+            .find(|s| s.carries.as_ref() == Some(sid))
+        else {
+            return false;
+        };
+        section.bound = false;
+        section.unoffered = true;
+        self.stale = true;
+        true
+    }
+
     /// The next offer, when one is due: nothing is outstanding and something changed.
     pub fn poll_offer(&mut self, wanted: &[Wanted], local: &LocalTransport) -> Option<Offer> {
         if self.pending.is_some() || !self.stale {
@@ -100,7 +117,8 @@ impl Offerer {
         let mut description = Description::offer(origin);
         description.offer_data(DATA_MID, local);
         let mut mid_to_track = HashMap::new();
-        for section in &self.sections {
+        for section in &mut self.sections {
+            section.unoffered = false;
             let carried = wanted
                 .iter()
                 .find(|w| Some(&w.track.sid) == section.carries.as_ref());
@@ -141,19 +159,19 @@ impl Offerer {
             let Some(wanted) = wanted.iter().find(|w| w.track.sid == sid) else {
                 continue;
             };
-            if section.bound {
+            if section.bound || section.unoffered {
                 continue;
             }
             let codecs = sdp::accepted_codecs(media);
-            let config = if media.rejected || !media.direction.receives() {
+            let outcome = if media.rejected || !media.direction.receives() {
                 None
             } else {
-                subscription(wanted, &section.mid, &codecs, sdp::extension_ids(media))
+                bind(wanted, &section.mid, &codecs, sdp::extension_ids(media))
             };
-            match config {
-                Some(config) => {
+            match outcome {
+                Some(outcome) => {
                     section.bound = true;
-                    bound.push(Bound { track: sid, config });
+                    bound.push(outcome);
                 }
                 None => undecodable.push(sid),
             }
@@ -190,6 +208,7 @@ impl Offerer {
                     kind,
                     carries: Some(sid.clone()),
                     bound: false,
+                    unoffered: false,
                     idle: false,
                 });
             }

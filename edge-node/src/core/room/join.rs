@@ -7,6 +7,7 @@ use lk::leave_request::Action;
 use lk::signal_response::Message as Response;
 use proto::ParticipantSid;
 
+use super::quality::Quality;
 use super::{Home, Local, Now, Output, Participant, Room, ToSession};
 use crate::core::token::Grants;
 
@@ -41,18 +42,23 @@ impl Room {
             identity: join.grants.identity.clone(),
             tracks: BTreeMap::new(),
             permission: None,
-            home: Home::Local(Local {
+            home: Home::Local(Box::new(Local {
                 permissions: join.grants.permissions,
                 auto_subscribe: join.auto_subscribe,
                 asked: BTreeMap::new(),
                 subscribed: BTreeSet::new(),
                 acknowledged: BTreeSet::new(),
-            }),
+                needs_backup: BTreeSet::new(),
+                backup_asked: BTreeSet::new(),
+                paused: BTreeSet::new(),
+                quality: Quality::default(),
+            })),
         };
         self.participants.insert(sid.clone(), participant);
         let response = self.join_response(&sid, dual);
         self.tell(&sid, Response::Join(response));
         self.tell_speakers(&sid);
+        self.tell_qualities(&sid);
         self.subscribe_to_all(&sid);
         self.participant_changed(&sid);
     }

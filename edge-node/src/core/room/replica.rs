@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use livekit_protocol as lk;
 use lk::signal_response::Message as Response;
 use media::packet::Codec;
+use media::router::{LAYERS_MAX, TrackKey};
 use prost::Message as _;
-use proto::link::{RoomState, TrackState};
+use proto::link::{BackupState, RoomState, TrackState};
 use proto::{Identity, NodeId, ParticipantSid, TrackSid};
 
 use super::{Home, Now, Output, Participant, Room, subscriptions};
-use crate::core::track::Track;
+use crate::core::track::{Backup, Track};
 
 /// How long the participants of an edge that cannot be reached, or that the plan no longer has, are kept.
 const GRACE: Duration = Duration::from_secs(10);
@@ -30,6 +31,11 @@ struct Origin {
     incarnation: u64,
     version: u64,
     speakers: BTreeMap<String, f32>,
+    /// Of the last message that said only who speaks.
+    speakers_version: u64,
+    qualities: BTreeMap<String, lk::ConnectionQualityInfo>,
+    /// Tracks that somebody there needs in their backup codec.
+    backup_wanted: BTreeSet<TrackSid>,
     /// Its participants are forgotten then.
     leaves_at: Option<Instant>,
 }
@@ -40,6 +46,9 @@ impl Replicas {
         let known = self.origins.entry(origin.clone()).or_default();
         if (state.incarnation, state.version) <= (known.incarnation, known.version) {
             return false;
+        }
+        if state.incarnation != known.incarnation {
+            known.speakers_version = 0;
         }
         (known.incarnation, known.version) = (state.incarnation, state.version);
         known.leaves_at = None;
@@ -82,6 +91,47 @@ impl Replicas {
     }
 }
 
+impl Replicas {
+    /// Tracks that somebody elsewhere needs in their backup codec.
+    pub(super) fn backups_wanted(&self) -> BTreeSet<TrackSid> {
+        let all = self.origins.values().flat_map(|o| &o.backup_wanted);
+        all.cloned().collect()
+    }
+
+    /// How other edges' participants are connected.
+    pub(super) fn qualities(&self) -> impl Iterator<Item = lk::ConnectionQualityInfo> + '_ {
+        let all = self.origins.values().flat_map(|o| o.qualities.values());
+        all.cloned()
+    }
+
+    /// Takes what an edge says, and returns what of it is new.
+    pub(super) fn take_qualities(
+        &mut self,
+        origin: &NodeId,
+        infos: Vec<lk::ConnectionQualityInfo>,
+    ) -> Vec<lk::ConnectionQualityInfo> {
+        let Some(known) = self.origins.get_mut(origin) else {
+            return Vec::new();
+        };
+        let fresh = |info: &&lk::ConnectionQualityInfo| {
+            known.qualities.get(&info.participant_sid) != Some(*info)
+        };
+        let news = infos.iter().filter(fresh).cloned().collect();
+        let by_sid = |info: lk::ConnectionQualityInfo| (info.participant_sid.clone(), info);
+        known.qualities = infos.into_iter().map(by_sid).collect();
+        news
+    }
+
+    fn take_backups_wanted(&mut self, origin: &NodeId, sids: &[String]) -> bool {
+        let Some(known) = self.origins.get_mut(origin) else {
+            return false;
+        };
+        let wanted = sids.iter().map(|sid| TrackSid::from(sid.as_str()));
+        let wanted: BTreeSet<TrackSid> = wanted.collect();
+        std::mem::replace(&mut known.backup_wanted, wanted.clone()) != wanted
+    }
+}
+
 impl Room {
     /// Another edge's participants, as it says now.
     pub(super) fn apply_state(&mut self, now: Now, state: &RoomState) {
@@ -108,6 +158,9 @@ impl Room {
         }
         self.apply_metadata(state);
         self.apply_speakers(&origin, &state.speakers);
+        self.apply_qualities(&origin, &state.qualities);
+        let wanted = &state.backup_wanted;
+        self.backups_stale |= self.replicas.take_backups_wanted(&origin, wanted);
         self.outputs.push_back(Output::Changed);
     }
 
@@ -172,7 +225,6 @@ impl Room {
         info: &lk::ParticipantInfo,
         states: &[TrackState],
     ) {
-        let (mut added, mut changed, mut ended) = (Vec::new(), Vec::new(), Vec::new());
         let Some(participant) = self.participants.get_mut(owner) else {
             return;
         };
@@ -180,57 +232,67 @@ impl Room {
             return;
         };
         allowed.clear();
+        let before = std::mem::take(&mut participant.tracks);
+        let (mut added, mut changed) = (Vec::new(), Vec::new());
         for track_info in &info.tracks {
             let Some(state) = states.iter().find(|s| s.track_sid == track_info.sid) else {
                 continue;
             };
             let sid = TrackSid::from(state.track_sid.as_str());
             if state.restricted {
-                allowed.insert(
-                    sid.clone(),
-                    state.allowed_identities.iter().cloned().collect(),
-                );
+                let list = state.allowed_identities.iter().cloned();
+                allowed.insert(sid.clone(), list.collect());
             }
-            let known = participant.tracks.get(&sid);
-            if known.is_some_and(|track| track.info == *track_info) {
-                continue;
-            }
-            let key = known.map(|track| track.key);
-            let make_key = || key.unwrap_or_else(|| (self.config.next_key)());
-            let Some(track) = remote_track(owner, track_info, state, make_key) else {
+            let known = before.get(&sid);
+            let next_key = &self.config.next_key;
+            let Some(track) = remote_track((owner, track_info), state, known, next_key) else {
                 continue;
             };
-            if key.is_some() {
-                &mut changed
-            } else {
-                &mut added
+            let track = Arc::new(track);
+            match known {
+                None => added.push(Arc::clone(&track)),
+                Some(known) if *known != track => changed.push(Arc::clone(&track)),
+                Some(_) => {}
             }
-            .push(Arc::clone(&track));
             participant.tracks.insert(sid, track);
         }
-        participant.tracks.retain(|sid, track| {
-            let stays = info.tracks.iter().any(|t| t.sid == sid.as_str());
-            if !stays {
-                ended.push(Arc::clone(track));
-            }
-            stays
-        });
-        for track in ended {
+        let after = participant.tracks.clone();
+        for track in before.values().filter(|t| !after.contains_key(&t.sid)) {
             self.end_track(&track.sid);
-            self.outputs.push_back(Output::RemoveRemoteTrack(track.key));
         }
+        self.update_plane(origin, &before, &after);
         for track in changed {
             self.track_changed(&track);
         }
         for track in added {
-            let origin = origin.clone();
-            self.outputs.push_back(Output::AddRemoteTrack {
-                track: Arc::clone(&track),
-                origin,
-            });
             self.offer_to_all(owner, &track);
         }
         self.enforce_permissions(owner);
+    }
+
+    /// Has the media plane know the codecs of another edge's tracks, each of which is a track to it.
+    fn update_plane(
+        &mut self,
+        origin: &NodeId,
+        before: &BTreeMap<TrackSid, Arc<Track>>,
+        after: &BTreeMap<TrackSid, Arc<Track>>,
+    ) {
+        let keys = |tracks: &BTreeMap<TrackSid, Arc<Track>>| {
+            let all = tracks.values().flat_map(|track| track.choices());
+            all.map(|track| (track.key, Arc::clone(track)))
+                .collect::<BTreeMap<TrackKey, Arc<Track>>>()
+        };
+        let (before, after) = (keys(before), keys(after));
+        for key in before.keys().filter(|key| !after.contains_key(*key)) {
+            self.outputs.push_back(Output::RemoveRemoteTrack(*key));
+        }
+        for (key, track) in after {
+            if !before.contains_key(&key) {
+                let origin = origin.clone();
+                self.outputs
+                    .push_back(Output::AddRemoteTrack { track, origin });
+            }
+        }
     }
 
     fn apply_metadata(&mut self, state: &RoomState) {
@@ -240,6 +302,21 @@ impl Room {
             let room = Some(self.info());
             self.tell_all(&Response::RoomUpdate(lk::RoomUpdate { room }));
         }
+    }
+
+    /// Who of another edge speaks, said apart from the rest of its state.
+    pub(super) fn apply_speakers_of(&mut self, speakers: &proto::link::Speakers) {
+        let origin = NodeId::from(speakers.origin.as_str());
+        // Its state comes first: nobody of it is known before.
+        let Some(known) = self.replicas.origins.get_mut(&origin) else {
+            return;
+        };
+        let newer = speakers.version > known.speakers_version;
+        if speakers.incarnation != known.incarnation || !newer {
+            return;
+        }
+        known.speakers_version = speakers.version;
+        self.apply_speakers(&origin, &speakers.speakers);
     }
 
     /// Tells ours who of the other edge began, changed or stopped speaking.
@@ -259,14 +336,18 @@ impl Room {
             sid: sid.clone(),
             ..Default::default()
         });
-        let speaking = now.iter().map(|(sid, &level)| lk::SpeakerInfo {
-            sid: sid.clone(),
-            level,
-            active: true,
-        });
-        let speakers: Vec<lk::SpeakerInfo> = stopped.chain(speaking).collect();
+        let news = |(sid, level): &(&String, &f32)| known.speakers.get(*sid) != Some(level);
+        let speaking = now
+            .iter()
+            .filter(news)
+            .map(|(sid, &level)| lk::SpeakerInfo {
+                sid: sid.clone(),
+                level,
+                active: true,
+            });
+        let changes: Vec<lk::SpeakerInfo> = speaking.chain(stopped).collect();
         known.speakers = now;
-        self.tell_all(&Response::SpeakersChanged(lk::SpeakersChanged { speakers }));
+        self.tell_speaker_changes(changes);
     }
 
     /// An edge left the room, or was away too long.
@@ -280,7 +361,10 @@ impl Room {
             // The incarnation and version stay, so that state which was under way does not bring them back.
             known.leaves_at = None;
             known.speakers.clear();
+            known.qualities.clear();
+            known.backup_wanted.clear();
         }
+        self.backups_stale = true;
         self.outputs.push_back(Output::Changed);
     }
 
@@ -290,7 +374,10 @@ impl Room {
         };
         for track in participant.tracks.values() {
             self.end_track(&track.sid);
-            self.outputs.push_back(Output::RemoveRemoteTrack(track.key));
+            for choice in track.choices() {
+                self.outputs
+                    .push_back(Output::RemoveRemoteTrack(choice.key));
+            }
         }
         participant.info.state = lk::participant_info::State::Disconnected as i32;
         participant.info.version += 1;
@@ -347,6 +434,12 @@ impl Room {
                         .map(|track| track_state(p, track, &identities))
                 })
                 .collect(),
+            qualities: self
+                .local_qualities()
+                .iter()
+                .map(lk::ConnectionQualityInfo::encode_to_vec)
+                .collect(),
+            backup_wanted: self.backups_told.clone(),
         }
     }
 }
@@ -385,22 +478,79 @@ fn track_state(owner: &Participant, track: &Track, others: &[(&str, &str)]) -> T
         streams: u32::from(track.streams),
         restricted: allowed.is_some(),
         allowed_identities: allowed.unwrap_or_default().into_iter().collect(),
+        spatial: u32::from(track.spatial),
+        bitrates_bps: track.bitrates_bps.to_vec(),
+        backup_announced: track.backup != Backup::None,
+        backup: track.live_backup().map(|backup| backup_state(backup)),
+        regressed: track.regressed,
     }
 }
 
+fn backup_state(track: &Track) -> BackupState {
+    BackupState {
+        track_sid: track.mesh_sid.to_string(),
+        codec: track.codec.name().to_ascii_lowercase(),
+        clock_rate: track.codec.clock_rate(),
+        fmtp: track.fmtp.clone(),
+        streams: u32::from(track.streams),
+        spatial: u32::from(track.spatial),
+        bitrates_bps: track.bitrates_bps.to_vec(),
+    }
+}
+
+/// A track as its edge describes it. What the media plane knows by a key keeps it.
 fn remote_track(
-    owner: &ParticipantSid,
-    info: &lk::TrackInfo,
+    (owner, info): (&ParticipantSid, &lk::TrackInfo),
     state: &TrackState,
-    key: impl FnOnce() -> media::router::TrackKey,
-) -> Option<Arc<Track>> {
-    Some(Arc::new(Track {
-        sid: TrackSid::from(state.track_sid.as_str()),
-        codec: Codec::from_name(&state.codec)?,
-        key: key(),
+    known: Option<&Arc<Track>>,
+    next_key: &dyn Fn() -> TrackKey,
+) -> Option<Track> {
+    let layers = |count: u32| u8::try_from(count.clamp(1, 3)).unwrap_or(1);
+    let key_of = |mesh_sid: &TrackSid| {
+        let known = known.and_then(|track| track.choices().find(|t| t.mesh_sid == *mesh_sid));
+        known.map_or_else(next_key, |track| track.key)
+    };
+    let sid = TrackSid::from(state.track_sid.as_str());
+    let first = Track {
+        sid: sid.clone(),
+        mesh_sid: sid.clone(),
+        key: key_of(&sid),
         owner: owner.clone(),
         info: info.clone(),
+        codec: Codec::from_name(&state.codec)?,
         fmtp: state.fmtp.clone(),
-        streams: u8::try_from(state.streams).ok()?.clamp(1, 3),
-    }))
+        streams: layers(state.streams),
+        spatial: layers(state.spatial),
+        bitrates_bps: bitrates(&state.bitrates_bps),
+        backup: Backup::None,
+        regressed: state.regressed,
+    };
+    let backup = state.backup.as_ref().and_then(|backup| {
+        let mesh_sid = TrackSid::from(backup.track_sid.as_str());
+        let track = Track {
+            key: key_of(&mesh_sid),
+            mesh_sid,
+            codec: Codec::from_name(&backup.codec)?,
+            fmtp: backup.fmtp.clone(),
+            streams: layers(backup.streams),
+            spatial: layers(backup.spatial),
+            bitrates_bps: bitrates(&backup.bitrates_bps),
+            regressed: false,
+            ..first.clone()
+        };
+        Some(Backup::Live(Arc::new(track)))
+    });
+    let announced = state.backup_announced.then_some(Backup::Announced);
+    Some(Track {
+        backup: backup.or(announced).unwrap_or_default(),
+        ..first
+    })
+}
+
+fn bitrates(listed: &[u32]) -> [u32; LAYERS_MAX] {
+    let mut bitrates = [0; LAYERS_MAX];
+    for (slot, &bps) in bitrates.iter_mut().zip(listed) {
+        *slot = bps;
+    }
+    bitrates
 }

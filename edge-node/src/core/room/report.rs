@@ -28,7 +28,8 @@ impl Room {
             .values()
             .filter(|p| matches!(p.home, Home::Remote { .. }));
         theirs
-            .flat_map(|p| p.tracks.values().map(|track| track.key))
+            .flat_map(|p| p.tracks.values())
+            .flat_map(|track| track.choices().map(|choice| choice.key))
             .collect()
     }
 }

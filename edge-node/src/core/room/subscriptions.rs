@@ -142,6 +142,8 @@ impl Room {
             };
             local.asked.remove(track);
             local.acknowledged.remove(track);
+            local.backup_asked.remove(track);
+            local.forget(track);
             if local.subscribed.remove(track) {
                 let message = ToSession::Unsubscribe(track.clone());
                 self.outputs
@@ -179,6 +181,8 @@ impl Room {
             if update.subscribe {
                 self.subscribe_if_wanted(sid, &owner, &found);
             } else if local.subscribed.remove(&track) {
+                local.forget(&track);
+                self.backups_stale = true;
                 let message = ToSession::Unsubscribe(track);
                 self.outputs
                     .push_back(Output::Session(sid.clone(), message));
@@ -253,25 +257,31 @@ impl Room {
         };
         if let Home::Local(local) = &mut participant.home {
             local.subscribed.remove(track);
+            local.forget(track);
+            self.backups_stale = true;
             let message = ToSession::Unsubscribe(track.clone());
             self.outputs
                 .push_back(Output::Session(listener.clone(), message));
         }
     }
 
-    /// Somebody receives a track of ours: its publisher hears of the first one.
-    pub(super) fn acknowledge(&mut self, key: TrackKey) {
+    /// What is wanted of a track of ours: its publisher is to send that much, and hears of the first one who receives it.
+    pub(super) fn demand(&mut self, key: TrackKey, streams: u8) {
         let found = self.participants.iter_mut().find_map(|(sid, p)| {
-            let track = p.tracks.values().find(|t| t.key == key)?;
+            let track = p.tracks.values().find(|t| t.choice(key).is_some())?;
             let Home::Local(local) = &mut p.home else {
                 return None;
             };
-            local
-                .acknowledged
-                .insert(track.sid.clone())
-                .then(|| (sid.clone(), track.sid.clone()))
+            let first = streams != 0 && local.acknowledged.insert(track.sid.clone());
+            Some((sid.clone(), track.sid.clone(), first))
         });
-        if let Some((owner, track)) = found {
+        let Some((owner, track, first)) = found else {
+            return;
+        };
+        let demand = ToSession::Demand(key, streams);
+        self.outputs
+            .push_back(Output::Session(owner.clone(), demand));
+        if first {
             let subscribed = lk::TrackSubscribed {
                 track_sid: track.to_string(),
             };

@@ -4,6 +4,8 @@
     reason = "tests pick out what they look for"
 )]
 
+mod media_state;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +17,7 @@ use proto::{NodeId, ParticipantSid, TrackSid};
 
 use super::*;
 use crate::core::token::Claims;
+use crate::core::track::Backup;
 
 fn now(ms: u64) -> Now {
     thread_local!(static START: Instant = Instant::now());
@@ -58,6 +61,7 @@ fn join(sid: &str, identity: &str) -> Input {
 fn camera(sid: &str, owner: &str) -> Arc<Track> {
     Arc::new(Track {
         sid: sid.into(),
+        mesh_sid: sid.into(),
         key: TrackKey(1),
         owner: owner.into(),
         info: lk::TrackInfo {
@@ -68,6 +72,10 @@ fn camera(sid: &str, owner: &str) -> Arc<Track> {
         codec: Codec::Vp8,
         fmtp: String::new(),
         streams: 3,
+        spatial: 1,
+        bitrates_bps: [0; 3],
+        backup: Backup::None,
+        regressed: false,
     })
 }
 
@@ -270,45 +278,142 @@ fn data_reaches_only_those_it_is_for() {
     assert_eq!(to, ["PA_c"]);
 }
 
-#[test]
-fn a_loud_participant_becomes_a_speaker_and_stops() {
-    let mut room = room("fra");
-    room.handle_input(now(0), join("PA_a", "ann"));
-    let mut microphone = Track::clone(&camera("TR_m", "PA_a"));
-    microphone.info.r#type = lk::TrackType::Audio as i32;
-    room.handle_input(
-        now(1),
-        said("PA_a", FromSession::Published(Arc::new(microphone))),
-    );
-    outputs(&mut room);
+/// Everything that ours were told about speakers, with the time.
+fn told(room: &mut Room, ms: u64) -> Vec<(u64, String, String, bool)> {
     let mut told = Vec::new();
-    for ms in (0..3000).step_by(20) {
-        let level_dbov = if ms < 1000 { 10 } else { 127 };
-        room.handle_input(
-            now(ms),
-            Input::AudioLevel {
-                track: TrackKey(1),
-                level_dbov,
-            },
-        );
-        room.handle_input(now(ms), Input::Tick);
-        for output in outputs(&mut room) {
-            let Output::Session(_, ToSession::Signal(response)) = output else {
-                continue;
-            };
-            if let Response::SpeakersChanged(changed) = *response {
-                told.extend(changed.speakers.into_iter().map(|s| (ms, s.active)));
+    for output in outputs(room) {
+        let Output::Session(to, ToSession::Signal(response)) = output else {
+            continue;
+        };
+        if let Response::SpeakersChanged(changed) = *response {
+            let ordered = changed.speakers.is_sorted_by(|a, b| a.level >= b.level);
+            assert!(ordered, "the loudest first");
+            let all = changed.speakers.into_iter();
+            told.extend(all.map(|s| (ms, to.to_string(), s.sid, s.active)));
+        }
+    }
+    told
+}
+
+fn microphone(key: u32, owner: &str) -> Arc<Track> {
+    let mut track = Track::clone(&camera(&format!("TR_{owner}"), owner));
+    track.key = TrackKey(key);
+    track.info.r#type = lk::TrackType::Audio as i32;
+    Arc::new(track)
+}
+
+/// One participant per name, each with a microphone.
+fn talkers(names: &[&str]) -> Room {
+    let mut room = room("fra");
+    for (key, name) in (1..).zip(names) {
+        let sid = format!("PA_{name}");
+        room.handle_input(now(0), join(&sid, name));
+        let message = FromSession::Published(microphone(key, &sid));
+        room.handle_input(now(1), said(&sid, message));
+    }
+    outputs(&mut room);
+    room
+}
+
+#[test]
+fn a_change_of_speakers_is_told_within_300_ms_and_once() {
+    let mut room = talkers(&["a", "b"]);
+    let mut heard = Vec::new();
+    for ms in (0..4000).step_by(20) {
+        // A speaks for a second, then B, who pauses between words; then nobody.
+        let levels = match ms {
+            0..1000 => [20, 127],
+            1000..2000 if ms % 200 < 160 => [127, 25],
+            _ => [127, 80],
+        };
+        for (track, level_dbov) in (1..).map(TrackKey).zip(levels) {
+            room.handle_input(now(ms), Input::AudioLevel { track, level_dbov });
+        }
+        if ms % 100 == 0 {
+            room.handle_input(now(ms), Input::Tick);
+        }
+        heard.extend(told(&mut room, ms));
+    }
+    let mut to_b = heard.into_iter().filter(|(_, to, ..)| to == "PA_b");
+    let mut next = |sid: &str, is_active: bool, within: std::ops::Range<u64>| {
+        let (ms, _, of, active) = to_b.next().unwrap();
+        assert_eq!((of.as_str(), active), (sid, is_active), "at {ms}");
+        assert!(within.contains(&ms), "{sid} at {ms}");
+    };
+    next("PA_a", true, 0..101);
+    next("PA_b", true, 1000..1101);
+    next("PA_a", false, 1100..1301);
+    next("PA_b", false, 2000..2301);
+    assert_eq!(to_b.next(), None);
+}
+
+#[test]
+fn a_click_makes_no_speaker_and_newcomers_hear_who_speaks() {
+    let mut room = talkers(&["a"]);
+    let say = |room: &mut Room, from: u64, to: u64| {
+        for ms in (from..to).step_by(20) {
+            let (track, level_dbov) = (TrackKey(1), 20);
+            room.handle_input(now(ms), Input::AudioLevel { track, level_dbov });
+        }
+    };
+    say(&mut room, 0, 60);
+    room.handle_input(now(300), Input::Tick);
+    assert_eq!(told(&mut room, 300), []);
+    say(&mut room, 400, 500);
+    outputs(&mut room);
+    room.handle_input(now(500), join("PA_n", "new"));
+    let heard = told(&mut room, 500);
+    assert_eq!(heard, [(500, "PA_n".to_owned(), "PA_a".to_owned(), true)]);
+}
+
+#[test]
+fn speakers_go_to_other_edges_at_once_and_come_from_there_as_changes() {
+    let mut fra = talkers(&["a"]);
+    let mut syd = room("syd");
+    syd.handle_input(now(0), join("PA_s", "sam"));
+    fra.handle_input(now(100), Input::Tick);
+    fra.handle_input(now(200), said("PA_a", FromSession::Active));
+    let state = outputs(&mut fra)
+        .into_iter()
+        .find_map(|output| match output {
+            Output::State(state) => Some(state),
+            _ => None,
+        });
+    syd.handle_input(now(200), Input::State(state.unwrap()));
+    outputs(&mut syd);
+    let (mut messages, mut focus) = (Vec::new(), Vec::new());
+    for ms in (200..3500).step_by(20) {
+        let level_dbov = if ms < 600 { 20 } else { 127 };
+        let track = TrackKey(1);
+        fra.handle_input(now(ms), Input::AudioLevel { track, level_dbov });
+        if ms % 100 == 0 {
+            fra.handle_input(now(ms), Input::Tick);
+        }
+        for output in outputs(&mut fra) {
+            match output {
+                Output::Speakers(speakers) => messages.push((ms, speakers)),
+                Output::Speaking { track, speaking } => focus.push((ms, track, speaking)),
+                Output::State(_) => panic!("speakers do not need the whole state"),
+                _ => {}
             }
         }
     }
-    assert!(
-        told.first()
-            .is_some_and(|&(ms, active)| active && ms <= 700),
-        "{told:?}"
-    );
-    assert!(
-        told.last()
-            .is_some_and(|&(ms, active)| !active && ms > 1000),
-        "{told:?}"
-    );
+    let times: Vec<u64> = messages.iter().map(|(ms, _)| *ms).collect();
+    assert_eq!(times, [280, 800]);
+    // The allocator is told at once, and two seconds after the last word.
+    assert_eq!(focus.len(), 2);
+    assert_eq!(focus[0], (280, TrackKey(1), true));
+    assert!(focus[1].0 >= 2700 && !focus[1].2);
+    for (index, (_, speakers)) in messages.iter().enumerate() {
+        for round in 0..2 {
+            syd.handle_input(now(900), Input::Speakers(speakers.clone()));
+            let heard = told(&mut syd, 900);
+            let expected = (900, "PA_s".to_owned(), "PA_a".to_owned(), index == 0);
+            assert_eq!(heard.first(), (round == 0).then_some(&expected));
+            assert!(heard.len() <= 1);
+        }
+    }
+    // An older message changes nothing.
+    syd.handle_input(now(950), Input::Speakers(messages[0].1.clone()));
+    assert_eq!(told(&mut syd, 950), []);
 }

@@ -23,7 +23,7 @@ impl Session {
             });
             return;
         }
-        self.answer(id, description);
+        self.answer(now, id, description);
     }
 
     /// Answers a held offer: its announcement came, or it waited long enough.
@@ -33,7 +33,7 @@ impl Session {
             self.held = Some(held);
             return;
         }
-        self.answer(held.id, held.description);
+        self.answer(now, held.id, held.description);
     }
 
     fn names_unannounced(&self, description: &Description) -> bool {
@@ -46,7 +46,7 @@ impl Session {
             .any(|(stream, track)| !self.publishing.announced(stream, track))
     }
 
-    fn answer(&mut self, id: u32, description: Box<Description>) {
+    fn answer(&mut self, now: Now, id: u32, description: Box<Description>) {
         self.held = None;
         self.requirement_sent = None;
         self.sections_stale = false;
@@ -64,15 +64,15 @@ impl Session {
             .answerer
             .answer(&description, local, &publications, &wanted);
         self.offered = Some(description);
-        self.apply(id, negotiated);
+        self.apply(now, id, negotiated);
     }
 
-    fn apply(&mut self, id: u32, negotiated: Negotiated) {
+    fn apply(&mut self, now: Now, id: u32, negotiated: Negotiated) {
         for sid in negotiated.unpublished {
-            self.unpublish(&sid);
+            self.unpublish(now, &sid);
         }
         for published in negotiated.published {
-            self.publish(published);
+            self.publish(now, &published);
         }
         self.outputs.push_back(Output::Receive(negotiated.receive));
         self.bind(negotiated.bound);
@@ -82,10 +82,10 @@ impl Session {
             id,
             mid_to_track_id: negotiated.mid_to_track,
         }));
-        self.give_up(negotiated.undecodable);
+        self.cannot_decode(now, negotiated.undecodable);
     }
 
-    pub(super) fn handle_answer(&mut self, id: u32, description: &Description) {
+    pub(super) fn handle_answer(&mut self, now: Now, id: u32, description: &Description) {
         self.set_remote(Peer::Subscriber, description);
         let wanted = self.subscribing.wanted();
         let Some(offerer) = &mut self.offerer else {
@@ -93,7 +93,7 @@ impl Session {
         };
         let (bound, undecodable) = offerer.handle_answer(id, description, &wanted);
         self.bind(bound);
-        self.give_up(undecodable);
+        self.cannot_decode(now, undecodable);
     }
 
     fn set_remote(&mut self, peer: Peer, description: &Description) {

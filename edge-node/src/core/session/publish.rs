@@ -5,15 +5,17 @@ use std::sync::Arc;
 use livekit_protocol as lk;
 use lk::signal_response::Message as Response;
 use media::packet::Codec;
-use media::router::{Source, TrackConfig, TrackKey};
-use proto::TrackSid;
+use media::router::TrackKey;
+use proto::{ParticipantSid, TrackSid};
 
+use super::backup::SecondCodec;
+use super::dynacast::Dynacast;
 use super::{Now, Output, Session};
 use crate::core::negotiation::answerer::{Publication, Published};
 use crate::core::room::FromSession;
 use crate::core::sdp::{MediaKind, OpusOptions};
 use crate::core::signal;
-use crate::core::track::Track;
+use crate::core::track::{self, Backup, Track};
 
 /// A client may announce this many tracks at a time.
 const PUBLICATIONS_MAX: usize = 64;
@@ -21,18 +23,41 @@ const PUBLICATIONS_MAX: usize = 64;
 /// The session's publications.
 #[derive(Debug)]
 pub(super) struct Publishing {
-    tracks: Vec<Announced>,
+    pub(super) tracks: Vec<Announced>,
     /// Keys that the shell reserved for coming tracks.
     keys: Vec<TrackKey>,
     next_id: u64,
 }
 
 #[derive(Debug)]
-struct Announced {
-    publication: Publication,
-    info: lk::TrackInfo,
+pub(super) struct Announced {
+    pub(super) publication: Publication,
+    pub(super) info: lk::TrackInfo,
     /// Known to the media plane and the room.
-    live: Option<Arc<Track>>,
+    pub(super) live: Option<Live>,
+    /// The codec that it could be sent in too, or is.
+    pub(super) second: Option<SecondCodec>,
+}
+
+/// One codec of a track on the media plane.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) track: Arc<Track>,
+    pub(super) dynacast: Dynacast,
+}
+
+impl Announced {
+    fn publications(&self) -> impl Iterator<Item = &Publication> {
+        let second = self.second.as_ref().and_then(|s| s.publication.as_ref());
+        std::iter::once(&self.publication).chain(second)
+    }
+
+    /// Keys on the media plane.
+    fn keys(&self) -> impl Iterator<Item = TrackKey> {
+        let second = self.second.as_ref().and_then(|s| s.live.as_ref());
+        let lives = self.live.iter().chain(second);
+        lives.map(|live| live.track.key)
+    }
 }
 
 impl Publishing {
@@ -45,22 +70,29 @@ impl Publishing {
     }
 
     pub(super) fn publications(&self) -> Vec<Publication> {
-        self.tracks.iter().map(|t| t.publication.clone()).collect()
+        let tracks = self.tracks.iter();
+        tracks.flat_map(Announced::publications).cloned().collect()
     }
 
     pub(super) fn announced(&self, stream: &str, track: &str) -> bool {
-        self.tracks.iter().any(|t| {
-            t.publication
-                .cids
-                .iter()
-                .any(|cid| cid == track || cid == stream)
-        })
+        let mut cids = self
+            .tracks
+            .iter()
+            .flat_map(Announced::publications)
+            .flat_map(|p| &p.cids);
+        cids.any(|cid| cid == track || cid == stream)
     }
 
-    fn find(&mut self, sid: &str) -> Option<&mut Announced> {
+    pub(super) fn find(&mut self, sid: &str) -> Option<&mut Announced> {
         self.tracks
             .iter_mut()
             .find(|t| t.publication.sid.as_str() == sid)
+    }
+
+    /// Id and key for one further track; none when the shell reserved no key.
+    pub(super) fn next_track(&mut self, kind: &str) -> Option<(TrackSid, TrackKey)> {
+        let key = self.keys.pop()?;
+        Some((self.sid(kind), key))
     }
 
     /// A new id; a multiplicative step over 2^64 never repeats and does not count up visibly.
@@ -84,8 +116,7 @@ impl Session {
         self.publishing
             .tracks
             .iter()
-            .filter_map(|t| t.live.as_ref())
-            .map(|t| t.key)
+            .flat_map(Announced::keys)
             .collect()
     }
 
@@ -95,11 +126,11 @@ impl Session {
     }
 
     pub(super) fn add_track(&mut self, now: Now, request: &lk::AddTrackRequest) {
-        if let Some(text) = self.refusal(request) {
-            let reason = lk::request_response::Reason::NotAllowed;
-            let refused = lk::request_response::Request::AddTrack(request.clone());
-            self.signal(signal::request_response(0, reason, text, Some(refused)));
-            return;
+        if let Some(reason) = self.refusal(request) {
+            return self.refuse_track(request, reason);
+        }
+        if !request.sid.is_empty() {
+            return self.add_codec(now, request);
         }
         let known = self
             .publishing
@@ -111,17 +142,15 @@ impl Session {
             self.signal(answer);
             return;
         }
-        let Some(key) = self.publishing.keys.pop() else {
-            return;
-        };
         let kind = if request.r#type() == lk::TrackType::Audio {
             MediaKind::Audio
         } else {
             MediaKind::Video
         };
-        let sid = self
-            .publishing
-            .sid(if kind == MediaKind::Audio { "AM" } else { "VC" });
+        let prefix = if kind == MediaKind::Audio { "AM" } else { "VC" };
+        let Some((sid, key)) = self.publishing.next_track(prefix) else {
+            return;
+        };
         let announced = announce(request, kind, sid, key);
         self.signal(published_response(&request.cid, &announced.info));
         self.publishing.tracks.push(announced);
@@ -129,65 +158,93 @@ impl Session {
     }
 
     /// Why a track may not be published; `None` when it may.
-    fn refusal(&self, request: &lk::AddTrackRequest) -> Option<&'static str> {
+    fn refusal(&self, request: &lk::AddTrackRequest) -> Option<lk::request_response::Reason> {
+        use lk::request_response::Reason;
         let permissions = &self.config.permissions;
-        if !permissions.can_publish {
-            Some("the token does not grant canPublish")
-        } else if !permissions.allows_source(request.source()) {
-            Some("the token's canPublishSources does not list this source")
-        } else if !request.sid.is_empty() {
-            Some("a second codec for a track is not supported")
+        if !permissions.can_publish || !permissions.allows_source(request.source()) {
+            Some(Reason::NotAllowed)
         } else if request.r#type() == lk::TrackType::Data {
-            Some("data is published on data channels")
+            Some(Reason::UnsupportedType)
         } else if self.publishing.tracks.len() >= PUBLICATIONS_MAX {
-            Some("too many tracks are announced")
+            Some(Reason::LimitExceeded)
         } else {
             None
         }
     }
 
+    pub(super) fn refuse_track(
+        &mut self,
+        request: &lk::AddTrackRequest,
+        reason: lk::request_response::Reason,
+    ) {
+        use lk::request_response::Reason;
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "only some reasons apply here"
+        )]
+        let text = match reason {
+            Reason::NotAllowed if self.config.permissions.can_publish => {
+                "the token's canPublishSources does not list this source"
+            }
+            Reason::NotAllowed => "the token does not grant canPublish",
+            Reason::UnsupportedType => "data is published on data channels",
+            Reason::LimitExceeded => "too many tracks are announced",
+            Reason::NotFound => "there is no track of that sid, or no such codec",
+            _ => "a second codec is for a video track and differs from the first",
+        };
+        let refused = lk::request_response::Request::AddTrack(request.clone());
+        self.signal(signal::request_response(0, reason, text, Some(refused)));
+    }
+
     /// A negotiation placed a publication: the first time, the plane and the room learn of it.
-    pub(super) fn publish(&mut self, published: Published) {
+    pub(super) fn publish(&mut self, now: Now, published: &Published) {
         let owner = self.config.sid.clone();
         let Some(announced) = self.publishing.find(published.sid.as_str()) else {
-            return;
+            return self.publish_second(now, published);
         };
         if announced.live.is_some() {
             return;
         }
         announced.info.mid.clone_from(&published.mid);
         set_mime(&mut announced.info, published.codec);
-        let track = Arc::new(Track {
-            sid: published.sid.clone(),
-            key: announced.publication.key,
-            owner,
-            info: announced.info.clone(),
-            codec: published.codec,
-            fmtp: published.fmtp,
-            streams: published.streams,
+        let key = announced.publication.key;
+        let track = Arc::new(live_track(owner, &announced.info, (key, published)));
+        let layers = track.layers();
+        announced.live = Some(Live {
+            track,
+            dynacast: Dynacast::new(now.instant, layers, &published.rids),
         });
-        announced.live = Some(Arc::clone(&track));
-        let config = TrackConfig::new(track.codec, Source::Remote, track.streams);
+        announced.refresh_backup(now.instant);
+        let Some(track) = announced.live.as_ref().map(|live| Arc::clone(&live.track)) else {
+            return;
+        };
+        self.start(&track);
+        self.tell_room(FromSession::Published(track));
+    }
+
+    /// Hands a track to the media plane.
+    pub(super) fn start(&mut self, track: &Track) {
         self.outputs.push_back(Output::Publish {
             track: track.key,
-            sid: track.sid.clone(),
-            config,
+            sid: track.mesh_sid.clone(),
+            config: track.config(),
         });
         if track.info.muted {
             self.outputs.push_back(Output::SetMuted(track.key, true));
         }
-        self.tell_room(FromSession::Published(track));
     }
 
     /// The client took a track back.
-    pub(super) fn unpublish(&mut self, sid: &TrackSid) {
+    pub(super) fn unpublish(&mut self, now: Now, sid: &TrackSid) {
         let tracks = &mut self.publishing.tracks;
         let Some(index) = tracks.iter().position(|t| t.publication.sid == *sid) else {
-            return;
+            return self.unpublish_second(now, sid);
         };
         let ended = tracks.swap_remove(index);
-        if let Some(track) = ended.live {
-            self.outputs.push_back(Output::Unpublish(track.key));
+        for key in ended.keys() {
+            self.outputs.push_back(Output::Unpublish(key));
+        }
+        if ended.live.is_some() {
             self.tell_room(FromSession::Unpublished(sid.clone()));
         }
         let response = lk::TrackUnpublishedResponse {
@@ -199,11 +256,9 @@ impl Session {
     pub(super) fn mute(&mut self, mute: &lk::MuteTrackRequest) {
         let muted = mute.muted;
         self.change(&mute.sid, |info| info.muted = muted);
-        let live = self
-            .publishing
-            .find(&mute.sid)
-            .and_then(|t| t.live.as_ref());
-        if let Some(key) = live.map(|track| track.key) {
+        let found = self.publishing.find(&mute.sid);
+        let keys: Vec<TrackKey> = found.iter().flat_map(|t| t.keys()).collect();
+        for key in keys {
             self.outputs.push_back(Output::SetMuted(key, muted));
         }
     }
@@ -227,17 +282,42 @@ impl Session {
             return;
         };
         change(&mut announced.info);
-        let Some(live) = &announced.live else { return };
+        let Some(live) = &mut announced.live else {
+            return;
+        };
         let track = Arc::new(Track {
             info: announced.info.clone(),
-            ..Track::clone(live)
+            ..Track::clone(&live.track)
         });
-        announced.live = Some(Arc::clone(&track));
+        live.track = Arc::clone(&track);
         self.tell_room(FromSession::Published(track));
     }
 }
 
-fn published_response(cid: &str, info: &lk::TrackInfo) -> Response {
+/// A codec of a track as a negotiation placed it.
+pub(super) fn live_track(
+    owner: ParticipantSid,
+    info: &lk::TrackInfo,
+    (key, published): (TrackKey, &Published),
+) -> Track {
+    let spatial = track::spatial_layers(info, published.codec, published.streams);
+    Track {
+        sid: published.sid.clone(),
+        mesh_sid: published.sid.clone(),
+        key,
+        owner,
+        info: info.clone(),
+        codec: published.codec,
+        fmtp: published.fmtp.clone(),
+        streams: published.streams,
+        spatial,
+        bitrates_bps: track::announced_bitrates(info, published.codec),
+        backup: Backup::None,
+        regressed: false,
+    }
+}
+
+pub(super) fn published_response(cid: &str, info: &lk::TrackInfo) -> Response {
     let track = Some(info.clone());
     Response::TrackPublished(lk::TrackPublishedResponse {
         cid: cid.to_owned(),
@@ -289,10 +369,14 @@ fn announce(
         red: !request.disable_red,
         opus,
     };
+    let second = request.simulcast_codecs.get(1);
+    let second = second.and_then(|c| Codec::from_name(&c.codec));
+    let second = second.filter(|&second| kind == MediaKind::Video && Some(second) != codec);
     Announced {
         publication,
         info,
         live: None,
+        second: second.map(SecondCodec::new),
     }
 }
 
@@ -347,8 +431,7 @@ fn track_info(request: &lk::AddTrackRequest, sid: &TrackSid) -> lk::TrackInfo {
 }
 
 fn set_mime(info: &mut lk::TrackInfo, codec: Codec) {
-    let kind = if codec.is_audio() { "audio" } else { "video" };
-    info.mime_type = format!("{kind}/{}", codec.name());
+    info.mime_type = track::mime(codec);
     if let Some(first) = info.codecs.first_mut() {
         first.mime_type.clone_from(&info.mime_type);
         first.mid.clone_from(&info.mid);

@@ -4,6 +4,8 @@
     reason = "tests pick out what they look for"
 )]
 
+mod codecs;
+
 use std::time::Instant;
 
 use livekit_protocol as lk;
@@ -12,6 +14,8 @@ use media::packet::Codec;
 use super::*;
 use crate::core::sdp;
 use crate::core::token::Claims;
+use crate::core::track::Backup;
+use crate::core::track::Track;
 
 fn now() -> Now {
     Now {
@@ -52,7 +56,7 @@ fn anything() -> serde_json::Value {
     serde_json::json!({"roomJoin": true, "room": "lounge"})
 }
 
-/// An offer with one section per entry: kind, direction, msid track.
+/// An offer with one section per entry: kind or video codec, direction, msid track.
 fn offer(sections: &[(&str, &str, Option<&str>)]) -> Box<Description> {
     let mut text =
         String::from("v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE");
@@ -61,10 +65,10 @@ fn offer(sections: &[(&str, &str, Option<&str>)]) -> Box<Description> {
     }
     text.push_str("\r\n");
     for (index, (kind, direction, track)) in sections.iter().enumerate() {
-        let codec = if *kind == "audio" {
-            "opus/48000/2"
-        } else {
-            "VP8/90000"
+        let (kind, codec) = match *kind {
+            "audio" => ("audio", "opus/48000/2"),
+            "vp9" => ("video", "VP9/90000"),
+            _ => ("video", "VP8/90000"),
         };
         let msid = track
             .map(|t| format!("a=msid:- {t}\r\n"))
@@ -83,6 +87,7 @@ fn track(sid: &str, kind: lk::TrackType) -> Arc<Track> {
     let audio = kind == lk::TrackType::Audio;
     Arc::new(Track {
         sid: sid.into(),
+        mesh_sid: sid.into(),
         key: TrackKey(50),
         owner: "PA_b".into(),
         info: lk::TrackInfo {
@@ -93,6 +98,10 @@ fn track(sid: &str, kind: lk::TrackType) -> Arc<Track> {
         codec: if audio { Codec::Opus } else { Codec::Vp8 },
         fmtp: String::new(),
         streams: 1,
+        spatial: 1,
+        bitrates_bps: [0; 3],
+        backup: Backup::None,
+        regressed: false,
     })
 }
 

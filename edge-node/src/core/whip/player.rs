@@ -12,7 +12,7 @@ use media::router::{ExtensionIds, ReceiveConfig};
 use proto::{Identity, ParticipantSid, TrackSid};
 
 use super::Error;
-use crate::core::negotiation::{Wanted, subscription};
+use crate::core::negotiation::{Bound, Wanted, bind};
 use crate::core::room::{FromSession, ToSession};
 use crate::core::sdp::{
     CodecParameters, Description, Direction, LocalTransport, MediaKind, SendParameters,
@@ -200,7 +200,10 @@ impl Player {
             ToSession::Unsubscribe(sid) => self.tracks.retain(|t| t.sid != sid),
             ToSession::Signal(response) => self.hear(&response),
             ToSession::Close { .. } => self.outputs.push_back(Output::Close),
-            ToSession::Data { .. } | ToSession::Permissions(_) => return,
+            ToSession::Data { .. }
+            | ToSession::Permissions(_)
+            | ToSession::Demand(..)
+            | ToSession::BackupWanted(..) => return,
         }
         self.select();
     }
@@ -259,11 +262,14 @@ impl Player {
             let Some(track) = wanted.filter(|_| section.playing.is_none()) else {
                 continue;
             };
-            if let Some(mut config) = section.config(&track) {
-                config.target = Some(default_target(track.streams));
+            let Some(mut bound) = section.bind(&track) else {
+                continue;
+            };
+            if let Some(chosen) = track.choice(bound.key) {
+                bound.config.target = Some(default_target(chosen.layers()));
                 self.outputs
-                    .push_back(Output::Subscribe(track.key, Box::new(config)));
-                section.playing = Some(track);
+                    .push_back(Output::Subscribe(bound.key, Box::new(bound.config)));
+                section.playing = Some(Arc::clone(chosen));
             }
         }
     }
@@ -304,14 +310,11 @@ impl Player {
             // Sound alone is worth something only where no picture is.
             (video, audio && !video, shown, loudness)
         };
-        let mut best: Option<(&ParticipantSid, (bool, bool, bool, f32))> = None;
-        for owner in owners {
-            let value = value(owner);
-            if best.is_none_or(|(_, top)| top < value) {
-                best = Some((owner, value));
-            }
-        }
-        best.map(|(owner, _)| owner.clone())
+        let best = owners
+            .into_iter()
+            .map(|owner| (value(owner), owner))
+            .reduce(|best, next| if best.0 < next.0 { next } else { best });
+        best.map(|(_, owner)| owner.clone())
     }
 
     /// Everybody with a track, by their first one.
@@ -341,16 +344,16 @@ impl Player {
 
 impl Section {
     fn takes(&self, track: &Arc<Track>) -> bool {
-        track.is_video() == (self.kind == MediaKind::Video) && self.config(track).is_some()
+        track.is_video() == (self.kind == MediaKind::Video) && self.bind(track).is_some()
     }
 
-    fn config(&self, track: &Arc<Track>) -> Option<media::router::SubscriptionConfig> {
+    fn bind(&self, track: &Arc<Track>) -> Option<Bound> {
         let wanted = Wanted {
             track: Arc::clone(track),
             ssrc: self.ssrc,
             rtx_ssrc: self.rtx_ssrc,
         };
-        subscription(&wanted, &self.mid, &self.codecs, self.extensions)
+        bind(&wanted, &self.mid, &self.codecs, self.extensions)
     }
 }
 

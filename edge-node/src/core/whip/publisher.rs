@@ -50,9 +50,10 @@ impl Publisher {
         };
         let mut answer = None;
         while let Some(output) = publisher.session.poll_output() {
-            match output {
-                Output::Signal(response) => answer = answer.or_else(|| sdp_of(*response)),
-                output => publisher.first.push_back(output),
+            if let Output::Signal(response) = output {
+                answer = answer.or_else(|| sdp_of(*response));
+            } else {
+                publisher.first.push_back(output);
             }
         }
         let answer = answer.ok_or(Error::Unusable("there is no answer to it"))?;

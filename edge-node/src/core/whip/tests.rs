@@ -65,7 +65,7 @@ fn offer(sections: &[(&str, &str, &str)]) -> String {
 const SENDS: [(&str, &str, &str); 2] = [("audio", "sendonly", ""), ("video", "sendonly", "")];
 const RECEIVES: [(&str, &str, &str); 2] = [("audio", "recvonly", ""), ("video", "recvonly", "")];
 
-fn permissions(video: serde_json::Value) -> Permissions {
+fn permissions(video: &serde_json::Value) -> Permissions {
     let claims: Claims = serde_json::from_value(serde_json::json!({
         "iss": "devkey", "sub": "obs", "video": video,
     }))
@@ -74,10 +74,10 @@ fn permissions(video: serde_json::Value) -> Permissions {
 }
 
 fn anything() -> Permissions {
-    permissions(serde_json::json!({"roomJoin": true, "room": "lounge"}))
+    permissions(&serde_json::json!({"roomJoin": true, "room": "lounge"}))
 }
 
-fn publisher(text: &str) -> Result<(Vec<Output>, Description), Error> {
+fn publisher(text: &str) -> Result<(Vec<Output>, String), Error> {
     let config = session::Config {
         sid: "PA_obs".into(),
         identity: "obs".into(),
@@ -95,7 +95,7 @@ fn publisher(text: &str) -> Result<(Vec<Output>, Description), Error> {
     let (mut publisher, answer) = Publisher::new(now(), config, offer, local(), next_key)?;
     publisher.handle_input(now(), Input::Connected(Peer::Publisher));
     let outputs = std::iter::from_fn(|| publisher.poll_output()).collect();
-    Ok((outputs, sdp::parse(&answer).unwrap()))
+    Ok((outputs, answer))
 }
 
 fn published(outputs: &[Output]) -> Vec<Arc<Track>> {
@@ -109,6 +109,7 @@ fn published(outputs: &[Output]) -> Vec<Arc<Track>> {
 #[test]
 fn an_offer_alone_publishes_microphone_and_camera() {
     let (outputs, answer) = publisher(&offer(&SENDS)).unwrap();
+    let answer = sdp::parse(&answer).unwrap();
     let tracks = published(&outputs);
     let sources: Vec<_> = tracks
         .iter()
@@ -151,6 +152,7 @@ fn the_second_picture_is_a_screen_and_equal_msids_do_no_harm() {
 fn simulcast_is_taken_as_offered() {
     let lines = "a=rid:q send\r\na=rid:h send\r\na=rid:f send\r\na=simulcast:send q;h;f\r\n";
     let (outputs, answer) = publisher(&offer(&[("video", "sendonly", lines)])).unwrap();
+    let answer = sdp::parse(&answer).unwrap();
     assert_eq!(published(&outputs)[0].streams, 3);
     assert_eq!(published(&outputs)[0].info.codecs[0].layers.len(), 3);
     assert_eq!(answer.media[0].simulcast_recv, ["q", "h", "f"]);
@@ -158,15 +160,15 @@ fn simulcast_is_taken_as_offered() {
 
 #[test]
 fn what_the_token_does_not_grant_is_refused() {
-    let refused = |grants| {
+    let refused = |grants: &serde_json::Value| {
         let mut description = read_offer(&offer(&SENDS)).unwrap();
         announce(&mut description, &permissions(grants)).unwrap_err()
     };
     let none = serde_json::json!({"roomJoin": true, "room": "lounge", "canPublish": false});
-    assert!(matches!(refused(none), Error::NotGranted(_)));
+    assert!(matches!(refused(&none), Error::NotGranted(_)));
     let sound =
         serde_json::json!({"roomJoin": true, "room": "l", "canPublishSources": ["microphone"]});
-    assert!(matches!(refused(sound), Error::NotGranted(_)));
+    assert!(matches!(refused(&sound), Error::NotGranted(_)));
 }
 
 #[test]
@@ -198,7 +200,10 @@ fn track(owner: &str, sid: &str, source: lk::TrackSource) -> Arc<Track> {
     } else {
         lk::TrackType::Video
     };
-    let key = sid.bytes().skip(3).fold(0, |key, byte| key * 256 + u32::from(byte));
+    let key = sid
+        .bytes()
+        .skip(3)
+        .fold(0, |key, byte| key * 256 + u32::from(byte));
     Arc::new(Track {
         sid: sid.into(),
         key: TrackKey(key),

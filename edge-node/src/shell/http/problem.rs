@@ -1,6 +1,6 @@
 //! Error responses of HTTP interfaces (RFC 9457).
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::shell::edge::SharedEdge;
@@ -11,16 +11,16 @@ pub(super) struct Problem {
     /// Label of the counter of refusals.
     reason: &'static str,
     detail: String,
-    fields: HeaderMap,
+    fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
     /// `detail` says what to do about it.
     pub(super) fn new(status: StatusCode, reason: &'static str, detail: impl Into<String>) -> Self {
-        let mut fields = HeaderMap::new();
+        let mut fields = Vec::new();
         if status == StatusCode::UNAUTHORIZED {
             // RFC 9110 section 11.6.1.
-            fields.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            fields.push((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         }
         Self {
             status,
@@ -32,7 +32,7 @@ impl Problem {
 
     /// With a header field.
     pub(super) fn field(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.fields.insert(name, value);
+        self.fields.push((name, value));
         self
     }
 
@@ -57,6 +57,8 @@ impl IntoResponse for Problem {
             "detail": self.detail,
         });
         let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
-        (self.status, self.fields, content_type, body.to_string()).into_response()
+        let mut response = (self.status, content_type, body.to_string()).into_response();
+        response.headers_mut().extend(self.fields);
+        response
     }
 }

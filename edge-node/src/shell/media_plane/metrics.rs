@@ -27,6 +27,9 @@ pub(super) struct Metrics {
     checks: IntCounterVec,
     queue_dropped: IntCounterVec,
     tcp_refused: IntCounterVec,
+    audio_selected: IntGauge,
+    audio_suppressed: IntCounter,
+    audio_changes: IntCounter,
     /// Transports that are open.
     pub(super) transports: IntGauge,
     /// How calls are.
@@ -63,6 +66,18 @@ impl Metrics {
             )?,
             tcp_refused: vector("tcp_refused", "ICE-TCP connections refused.", "reason")?,
             transports: IntGauge::new("antipode_edge_transports", "Transports that are open.")?,
+            audio_selected: IntGauge::new(
+                "antipode_edge_audio_selected",
+                "Audio tracks forwarded now, of rooms with a limit, summed over shards.",
+            )?,
+            audio_suppressed: IntCounter::new(
+                "antipode_edge_audio_suppressed_packets_total",
+                "Audio packets that nobody was sent because others spoke.",
+            )?,
+            audio_changes: IntCounter::new(
+                "antipode_edge_audio_changes_total",
+                "Audio tracks that began to be forwarded because their owner spoke.",
+            )?,
             quality: Quality::new(registry)?,
         };
         metrics.register(registry)?;
@@ -74,6 +89,9 @@ impl Metrics {
         registry.register(Box::new(self.forwarded.clone()))?;
         registry.register(Box::new(self.delay.clone()))?;
         registry.register(Box::new(self.transports.clone()))?;
+        registry.register(Box::new(self.audio_selected.clone()))?;
+        registry.register(Box::new(self.audio_suppressed.clone()))?;
+        registry.register(Box::new(self.audio_changes.clone()))?;
         for vector in [
             &self.dropped,
             &self.nacks,
@@ -114,6 +132,12 @@ impl Metrics {
             .inc_by(after.received_packets - before.received_packets);
         self.forwarded
             .inc_by(after.forwarded_packets - before.forwarded_packets);
+        let selected = after.audio_selected.cast_signed() - before.audio_selected.cast_signed();
+        self.audio_selected.add(selected);
+        self.audio_suppressed
+            .inc_by(after.audio_suppressed_packets - before.audio_suppressed_packets);
+        self.audio_changes
+            .inc_by(after.audio_changes - before.audio_changes);
         for ((reason, after), (_, before)) in after.drops().zip(before.drops()) {
             add(&self.dropped, reason.name(), after - before);
         }

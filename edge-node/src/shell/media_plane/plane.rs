@@ -192,7 +192,7 @@ pub(super) fn start(
         shards.push(shard::spawn(spawn, shutdown.clone())?);
     }
     let wired = Wired {
-        wiring: Wiring::default(),
+        wiring: Wiring::new(config.audio_streams),
         next_transport: 0,
         routes,
         events,

@@ -49,6 +49,7 @@ impl Scene {
             tcp: any,
             shards,
             external: Vec::new(),
+            audio_streams: relay::worker::DEFAULT_AUDIO_STREAMS,
             link,
         };
         let (plane, events) = MediaPlane::start(config, &registry, &shutdown).unwrap();
@@ -136,6 +137,7 @@ fn link(authority: &Authority, region: &str) -> relay::worker::Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         via: BTreeMap::new(),
         rate_bps_max: relay::worker::DEFAULT_RATE_BPS,
+        audio_streams: relay::worker::DEFAULT_AUDIO_STREAMS,
         credentials,
     }
 }
@@ -258,7 +260,7 @@ async fn media_crosses_the_mesh_to_several_shards() {
     introduce(&fra, ("fra", "syd"), &syd);
     introduce(&syd, ("syd", "fra"), &fra);
     for scene in [&mut fra, &mut syd] {
-        let up = |event: &PlaneEvent| matches!(event, PlaneEvent::Mesh(MeshEvent::LinkUp { .. }));
+        let up = |event: &PlaneEvent| matches!(event, PlaneEvent::Mesh(event) if matches!(**event, MeshEvent::LinkUp { .. }));
         expect(&mut scene.events, up).await;
     }
 

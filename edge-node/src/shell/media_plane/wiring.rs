@@ -7,6 +7,7 @@
 
 mod demand;
 mod news;
+mod rooms;
 #[cfg(test)]
 mod tests;
 mod track;
@@ -19,6 +20,7 @@ use media::router::{
 use media::srtp::SessionKeys;
 use proto::{NodeId, RoomName, TrackSid};
 use relay::MeshCommand;
+use rooms::Rooms;
 use std::collections::BTreeMap;
 use track::{Origin, Track};
 
@@ -65,6 +67,8 @@ struct Transport {
     ready: bool,
     receive: Option<ReceiveConfig>,
     subscriptions: BTreeMap<TrackKey, SubscriptionConfig>,
+    /// Where the client said one.
+    priorities: BTreeMap<TrackKey, u8>,
 }
 
 /// The tables.
@@ -72,10 +76,21 @@ struct Transport {
 pub(super) struct Wiring {
     transports: BTreeMap<TransportKey, Transport>,
     tracks: BTreeMap<TrackKey, Track>,
+    rooms: Rooms,
+    /// Audio tracks of a room forwarded at a time; 0 = all.
+    audio_streams: u16,
     actions: Vec<Action>,
 }
 
 impl Wiring {
+    /// Empty tables.
+    pub(super) fn new(audio_streams: u16) -> Self {
+        Self {
+            audio_streams,
+            ..Self::default()
+        }
+    }
+
     /// What the calls since the last time ask for.
     pub(super) fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
@@ -106,6 +121,7 @@ impl Wiring {
             ready: false,
             receive: None,
             subscriptions: BTreeMap::new(),
+            priorities: BTreeMap::new(),
         };
         self.transports.insert(key, transport);
     }
@@ -140,6 +156,14 @@ impl Wiring {
                 transport: key,
                 track: *track,
                 config,
+            };
+            self.actions.push(Action::Router(shard, command));
+        }
+        for (track, &priority) in &transport.priorities {
+            let command = Command::SetPriority {
+                transport: key,
+                track: *track,
+                priority,
             };
             self.actions.push(Action::Router(shard, command));
         }
@@ -189,12 +213,10 @@ impl Wiring {
         self.remove_track(key);
         let config = TrackConfig {
             source: Source::Local(from),
+            room: self.rooms.enter(&room),
             ..config
         };
-        self.actions.push(Action::Router(
-            home,
-            Command::AddTrack { track: key, config },
-        ));
+        self.add_to_router(home, key, config);
         self.actions.push(Action::Mesh(MeshCommand::Publish {
             room,
             track_sid,
@@ -218,6 +240,7 @@ impl Wiring {
         self.remove_track(key);
         let config = TrackConfig {
             source: Source::Remote,
+            room: self.rooms.enter(&name.room),
             ..config
         };
         self.tracks
@@ -229,8 +252,10 @@ impl Wiring {
         let Some(track) = self.tracks.remove(&key) else {
             return;
         };
+        self.rooms.leave(track.config.room);
         for transport in self.transports.values_mut() {
             transport.subscriptions.remove(&key);
+            transport.priorities.remove(&key);
         }
         for shard in track.shards() {
             self.actions
@@ -269,28 +294,11 @@ impl Wiring {
             .subscriptions
             .insert(key, config.clone())
             .is_none();
+        let ready = transport.ready;
         if fresh && track.add_subscriber(shard) {
-            let config = TrackConfig {
-                source: Source::Remote,
-                ..track.config
-            };
-            self.actions.push(Action::Router(
-                shard,
-                Command::AddTrack { track: key, config },
-            ));
-            if track.muted {
-                let command = Command::SetMuted {
-                    track: key,
-                    muted: true,
-                };
-                self.actions.push(Action::Router(shard, command));
-            }
-            for (stream, clock) in track.clocks() {
-                self.actions
-                    .push(Action::SenderReport(shard, key, stream, clock));
-            }
+            self.add_instance(shard, key);
         }
-        if transport.ready {
+        if ready {
             let config = Box::new(config);
             let command = Command::Subscribe {
                 transport: transport_key,
@@ -298,6 +306,34 @@ impl Wiring {
                 config,
             };
             self.actions.push(Action::Router(shard, command));
+        }
+    }
+
+    /// A shard gets an instance of a track that is received elsewhere.
+    fn add_instance(&mut self, shard: usize, key: TrackKey) {
+        let Some(track) = self.tracks.get(&key) else {
+            return;
+        };
+        let config = TrackConfig {
+            source: Source::Remote,
+            ..track.config
+        };
+        let muted = track.muted.then_some(Command::SetMuted {
+            track: key,
+            muted: true,
+        });
+        let speaking = track.speaking.then_some(Command::SetSpeaking {
+            track: key,
+            speaking: true,
+        });
+        let clocks: Vec<_> = track.clocks().collect();
+        self.add_to_router(shard, key, config);
+        let said = muted.into_iter().chain(speaking);
+        self.actions
+            .extend(said.map(|command| Action::Router(shard, command)));
+        for (stream, clock) in clocks {
+            self.actions
+                .push(Action::SenderReport(shard, key, stream, clock));
         }
     }
 
@@ -309,6 +345,7 @@ impl Wiring {
         if transport.subscriptions.remove(&key).is_none() {
             return;
         }
+        transport.priorities.remove(&key);
         let shard = transport.shard;
         if transport.ready {
             let command = Command::Unsubscribe {
@@ -344,6 +381,30 @@ impl Wiring {
         }
     }
 
+    /// The receiver's own order.
+    pub(super) fn set_priority(
+        &mut self,
+        transport_key: TransportKey,
+        key: TrackKey,
+        priority: u8,
+    ) {
+        let Some(transport) = self.transports.get_mut(&transport_key) else {
+            return;
+        };
+        if !transport.subscriptions.contains_key(&key) {
+            return;
+        }
+        transport.priorities.insert(key, priority);
+        if transport.ready {
+            let command = Command::SetPriority {
+                transport: transport_key,
+                track: key,
+                priority,
+            };
+            self.actions.push(Action::Router(transport.shard, command));
+        }
+    }
+
     /// A muted track is forwarded to nobody.
     pub(super) fn set_muted(&mut self, key: TrackKey, muted: bool) {
         let Some(track) = self.tracks.get_mut(&key) else {
@@ -356,6 +417,34 @@ impl Wiring {
                 Command::SetMuted { track: key, muted },
             ));
         }
+    }
+
+    /// The owner of a track speaks now, or no more.
+    pub(super) fn set_speaking(&mut self, key: TrackKey, speaking: bool) {
+        let Some(track) = self.tracks.get_mut(&key) else {
+            return;
+        };
+        track.speaking = speaking;
+        for shard in track.shards() {
+            let command = Command::SetSpeaking {
+                track: key,
+                speaking,
+            };
+            self.actions.push(Action::Router(shard, command));
+        }
+    }
+
+    /// A shard's router hears of a track; of audio it has to know first how much of the room is forwarded.
+    fn add_to_router(&mut self, shard: usize, key: TrackKey, config: TrackConfig) {
+        if config.codec.is_audio() && self.audio_streams > 0 {
+            let command = Command::SetAudioLimit {
+                room: config.room,
+                streams: self.audio_streams,
+            };
+            self.actions.push(Action::Router(shard, command));
+        }
+        let command = Command::AddTrack { track: key, config };
+        self.actions.push(Action::Router(shard, command));
     }
 
     /// One subscription of a shard to a track ended.

@@ -49,6 +49,9 @@ impl MediaSide<'_> {
             Output::Subscribe(track, config) => plane.subscribe(downlink.key, track, *config),
             Output::Unsubscribe(track) => plane.unsubscribe(downlink.key, track),
             Output::SetTarget(track, target) => plane.set_target(downlink.key, track, target),
+            Output::SetPriority(track, priority) => {
+                plane.set_priority(downlink.key, track, priority);
+            }
             Output::Data { reliable, payload } => {
                 downlink.send_data(if reliable { "_reliable" } else { "_lossy" }, payload);
             }

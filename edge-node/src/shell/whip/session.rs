@@ -345,10 +345,7 @@ impl Task {
         }
     }
 
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "nobody hears what else is said to a client with signalling"
-    )]
+    /// What is neither for the media plane nor about the connection is for clients with signalling.
     fn perform(&mut self, output: Output) {
         let media = MediaSide {
             edge: &self.edge,

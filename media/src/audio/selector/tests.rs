@@ -201,7 +201,7 @@ impl Person {
     }
 
     /// The level of the next packet.
-    fn level(&mut self, rng: &mut SmallRng) -> u8 {
+    fn level(&self, rng: &mut SmallRng) -> u8 {
         let talks = self.sentence > 0 && self.pause == 0;
         let mark = match self.marks {
             0 => 0,

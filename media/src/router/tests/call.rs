@@ -1,6 +1,6 @@
 //! A call in virtual time: a router, and peers with SRTP contexts of their own around it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::super::{
@@ -42,6 +42,52 @@ pub(super) const SUBSCRIBER_IDS: ExtensionIds = ExtensionIds {
     dependency_descriptor: Some(8),
 };
 
+/// A bottleneck with a drop-tail queue.
+#[derive(Debug)]
+pub(super) struct Path {
+    pub(super) rate_bps: u64,
+    pub(super) delay: Duration,
+    pub(super) queue_max: Duration,
+    free_at: Instant,
+    /// What is on its way, by arrival.
+    pub(super) carried: VecDeque<(Instant, Vec<u8>)>,
+    /// How long the queue was when each datagram came, and when that was.
+    pub(super) queued: Vec<(Instant, Duration)>,
+    pub(super) dropped: Vec<(Instant, Vec<u8>)>,
+}
+
+impl Path {
+    pub(super) fn new(now: Instant, rate_bps: u64) -> Self {
+        Self {
+            rate_bps,
+            delay: Duration::from_millis(20),
+            queue_max: Duration::from_millis(300),
+            free_at: now,
+            carried: VecDeque::new(),
+            queued: Vec::new(),
+            dropped: Vec::new(),
+        }
+    }
+
+    fn carry(&mut self, now: Instant, datagram: &[u8]) {
+        let start = self.free_at.max(now);
+        self.queued.push((now, start - now));
+        if start - now > self.queue_max {
+            return self.dropped.push((now, datagram.to_vec()));
+        }
+        let bits = datagram.len() as u64 * 8;
+        self.free_at = start + Duration::from_micros(bits * 1_000_000 / self.rate_bps);
+        let arrival = self.free_at + self.delay;
+        self.carried.push_back((arrival, datagram.to_vec()));
+    }
+
+    /// The longest queue since `since`.
+    pub(super) fn longest_since(&self, since: Instant) -> Duration {
+        let late = self.queued.iter().filter(|(at, _)| *at >= since);
+        late.map(|(_, queue)| *queue).max().unwrap_or_default()
+    }
+}
+
 /// An RTP packet as a peer got it.
 #[derive(Debug, Clone)]
 pub(super) struct Received {
@@ -68,6 +114,10 @@ pub(super) struct Peer {
     /// Everything to this peer is lost; the sequence numbers of media are kept.
     pub(super) deaf: bool,
     pub(super) lost: Vec<u16>,
+    /// Packets of bare padding.
+    pub(super) padding: usize,
+    /// What datagrams to this peer go through; without one they are there at once.
+    pub(super) path: Option<Path>,
 }
 
 impl Peer {
@@ -166,6 +216,8 @@ impl Call {
             reports: Vec::new(),
             deaf: false,
             lost: Vec::new(),
+            padding: 0,
+            path: None,
         });
         self.command(Command::AddTransport {
             transport: key(id),
@@ -251,13 +303,18 @@ impl Call {
     }
 
     pub(super) fn drain(&mut self) {
-        let Self { out, peers, .. } = self;
+        let Self {
+            now, out, peers, ..
+        } = self;
         out.arena.drain_by_transport(|transport, contents, size| {
             let Some(peer) = peers.get_mut(transport.0 as usize) else {
                 return;
             };
             for datagram in contents.chunks(size) {
-                receive(peer, datagram.to_vec());
+                match &mut peer.path {
+                    Some(path) => path.carry(*now, datagram),
+                    None => receive(peer, datagram.to_vec()),
+                }
             }
         });
         self.events.append(&mut self.out.events);
@@ -270,7 +327,7 @@ impl Call {
     }
 }
 
-fn receive(peer: &mut Peer, mut datagram: Vec<u8>) {
+pub(super) fn receive(peer: &mut Peer, mut datagram: Vec<u8>) {
     if peer.deaf {
         peer.lost
             .push(u16::from_be_bytes([datagram[2], datagram[3]]));
@@ -283,6 +340,10 @@ fn receive(peer: &mut Peer, mut datagram: Vec<u8>) {
     }
     let packet = peer.inbound.open_rtp(&mut datagram).unwrap();
     let view = View::parse(packet).unwrap();
+    if view.padding() > 0 {
+        peer.padding += 1;
+        return;
+    }
     peer.media.push(Received {
         header: view.header,
         elements: view
@@ -358,6 +419,17 @@ impl Encoder {
     /// Packetizes a VP8 frame of `packets` packets at temporal layer `temporal` (with Y set above
     /// the base layer): `(RTP packet, SRTP index)` each.
     pub(super) fn vp8(&mut self, key: bool, temporal: u8, packets: u8) -> Vec<(Vec<u8>, u64)> {
+        self.vp8_of(key, temporal, packets, 11)
+    }
+
+    /// The same with payloads of `len` bytes, at least 11.
+    pub(super) fn vp8_of(
+        &mut self,
+        key: bool,
+        temporal: u8,
+        packets: u8,
+        len: usize,
+    ) -> Vec<(Vec<u8>, u64)> {
         self.timestamp = self.timestamp.wrapping_add(3000);
         self.picture = (self.picture + 1) & 0x7fff;
         self.tl0 = self.tl0.wrapping_add(u8::from(temporal == 0));
@@ -368,7 +440,8 @@ impl Encoder {
             let first = if part == 0 { 0x90 } else { 0x80 };
             let layer = temporal << 6 | sync;
             let body = if part == 0 { u8::from(!key) } else { 0xee };
-            let payload = [first, 0xe0, high, low, self.tl0, layer, body, part, 1, 2, 3];
+            let mut payload = vec![first, 0xe0, high, low, self.tl0, layer, body, part, 1, 2, 3];
+            payload.resize(len, 0xaa);
             let header = Header {
                 marker: part + 1 == packets,
                 payload_type: 96,

@@ -23,7 +23,7 @@ fn a_report_covers_what_happened_since_the_one_before() {
     }
     let block = ReportBlock {
         ssrc: 0x2001,
-        fraction_lost: 64,
+        fraction_lost: 16,
         ..ReportBlock::default()
     };
     call.report(bob, |writer| writer.receiver_report(1, &[block]).unwrap());
@@ -41,7 +41,7 @@ fn a_report_covers_what_happened_since_the_one_before() {
     assert_eq!((sub.track, sub.wanted), (TrackKey(1), high()));
     assert_eq!(sub.sent.map(|target| target.layer), Some(0));
     assert_eq!((sub.plis, sub.paused), (1, false));
-    assert!((sub.loss - 0.25).abs() < 0.001);
+    assert!((sub.loss - 1.0 / 16.0).abs() < 0.001);
     assert!(report.sent_bps >= sub.bps && sub.bps > 0);
 
     call.advance(1000);

@@ -55,6 +55,7 @@ impl Net {
             let mesh = Mesh::new(Config {
                 node: NodeId::from(*name),
                 incarnation: 1,
+                audio_streams: 2,
             });
             net.nodes.insert(
                 name,

@@ -111,13 +111,15 @@ async function receiverStats(track) {
 }
 
 /** Statistics of what one sender sends, one entry per encoding. */
-async function senderStats(publication) {
-  const report = await publication.track.sender.getStats();
+async function encodings(sender) {
+  const report = await sender.getStats();
+  const active = new Map(sender.getParameters().encodings.map((one) => [one.rid ?? '', one.active]));
   const sent = [];
   report.forEach((entry) => {
     if (entry.type !== 'outbound-rtp') return;
     sent.push({
       rid: entry.rid ?? '',
+      active: active.get(entry.rid ?? '') ?? true,
       frames: entry.framesEncoded ?? 0,
       width: entry.frameWidth ?? 0,
       height: entry.frameHeight ?? 0,
@@ -126,9 +128,19 @@ async function senderStats(publication) {
       limitation: entry.qualityLimitationReason,
     });
   });
+  return sent;
+}
+
+/** The same of a publication, with its second codec where it has one. */
+async function senderStats(publication) {
+  const sent = await encodings(publication.track.sender);
+  const backups = {};
+  for (const [name, one] of publication.track.simulcastCodecs ?? []) {
+    if (one.sender) backups[name] = await encodings(one.sender);
+  }
   // The statistics name Opus even while RED is sent; the negotiated order tells them apart.
   const codec = publication.track.sender.getParameters().codecs[0]?.mimeType.split('/').pop().toLowerCase();
-  return { kind: publication.kind, sid: publication.trackSid, codec, sent };
+  return { kind: publication.kind, sid: publication.trackSid, codec, sent, backups };
 }
 
 function remotePublication(identity, kind) {
@@ -145,21 +157,46 @@ function localPublication(kind) {
   return found;
 }
 
+/** From now on the page's connections offer to receive no video in these codecs, like a browser that cannot decode them. */
+function refuseCodecs(names) {
+  const refused = names.map((name) => `video/${name}`.toLowerCase());
+  const { addTransceiver } = RTCPeerConnection.prototype;
+  RTCPeerConnection.prototype.addTransceiver = function (kind, init) {
+    const transceiver = addTransceiver.call(this, kind, init);
+    if (kind === 'video' && init?.direction === 'recvonly') {
+      const { codecs } = RTCRtpReceiver.getCapabilities('video');
+      transceiver.setCodecPreferences(codecs.filter((one) => !refused.includes(one.mimeType.toLowerCase())));
+    }
+    return transceiver;
+  };
+}
+
 const actions = {
-  async join({ url, token, v = 1, dynacast = false, adaptive = false, auto_subscribe = true }) {
+  async join({ url, token, v = 1, dynacast = false, adaptive = false, auto_subscribe = true, refuse = [] }) {
+    if (refuse.length > 0) refuseCodecs(refuse);
     room = new Room({ adaptiveStream: adaptive, dynacast, singlePeerConnection: v === 1 });
     listen(room);
     await room.connect(url, token, { autoSubscribe: auto_subscribe, maxRetries: 1 });
     return { sid: room.localParticipant.sid, participants: [...room.remoteParticipants.keys()] };
   },
-  async publish_video({ width = 640, height = 360, fps = 15, codec = 'vp8', simulcast = false, bitrate = 600_000 }) {
+  async publish_video({
+    width = 640,
+    height = 360,
+    fps = 15,
+    codec = 'vp8',
+    simulcast = false,
+    bitrate = 600_000,
+    backup = false,
+    policy,
+  }) {
     const publication = await room.localParticipant.setCameraEnabled(
       true,
       { resolution: { width, height, frameRate: fps } },
       {
         videoCodec: codec,
         simulcast,
-        backupCodec: false,
+        backupCodec: backup && { codec: backup },
+        backupCodecPolicy: policy,
         videoEncoding: { maxBitrate: bitrate, maxFramerate: fps },
         ...(simulcast && {
           videoSimulcastLayers: [

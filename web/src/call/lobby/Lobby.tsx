@@ -4,8 +4,10 @@ import { NAME_MAX, callLinkQuery, makeIdentity, parseCallLink } from '../deep_li
 import { joinCall } from '../session';
 import { useCall } from '../store';
 import { regionLabel } from '../region';
+import { keepVideoSettings, storedVideoSettings } from '../video_settings';
 import { Preview } from './Preview';
 import { usePreview } from './preview';
+import { VideoPicker } from './VideoPicker';
 
 const NAME_KEY = 'antipode.name';
 
@@ -91,6 +93,7 @@ function JoinForm() {
   const [name, setName] = useState(storedName);
   const [room, setRoom] = useState(link.room);
   const [region, setRegion] = useState(link.region);
+  const [video, setVideo] = useState(storedVideoSettings);
   const joining = useCall((state) => state.phase === 'joining');
 
   const join = (event: FormEvent) => {
@@ -98,9 +101,10 @@ function JoinForm() {
     const wanted = { room: room.trim(), name: name.trim(), region };
     if (joining || wanted.room === '' || wanted.name === '') return;
     keepName(wanted.name);
+    keepVideoSettings(video);
     history.replaceState(null, '', location.pathname + callLinkQuery(wanted));
     const { take, picked } = usePreview.getState();
-    const devices = { cameraId: picked.camera, microphoneId: picked.microphone };
+    const devices = { cameraId: picked.camera, microphoneId: picked.microphone, video };
     void joinCall({ ...wanted, identity: makeIdentity(wanted.name) }, take, devices);
   };
 
@@ -132,6 +136,7 @@ function JoinForm() {
         />
       </label>
       <RegionPicker region={region} onPick={setRegion} />
+      <VideoPicker settings={video} onPick={setVideo} />
       <JoinProblem />
       <button type="submit" disabled={joining} className="button button-primary mt-1">
         {joining ? 'Joining…' : 'Join the call'}

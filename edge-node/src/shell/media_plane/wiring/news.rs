@@ -104,11 +104,13 @@ impl Wiring {
                 self.spread_clock(track, stream, clock);
             }
             event @ (MeshEvent::RoomState(_)
+            | MeshEvent::Speakers(_)
             | MeshEvent::RoomGone { .. }
             | MeshEvent::Data(_)
             | MeshEvent::LinkUp { .. }
             | MeshEvent::LinkDown { .. }) => {
-                self.actions.push(Action::Plane(PlaneEvent::Mesh(event)));
+                let event = PlaneEvent::Mesh(Box::new(event));
+                self.actions.push(Action::Plane(event));
             }
         }
     }

@@ -26,6 +26,8 @@ pub(super) struct Track {
     pub(super) origin: Origin,
     pub(super) config: TrackConfig,
     pub(super) muted: bool,
+    /// Its owner speaks now.
+    pub(super) speaking: bool,
     /// Streams that the rest of the mesh wants of a local track.
     pub(super) mesh_demand: u8,
     shares: BTreeMap<usize, Share>,
@@ -38,6 +40,7 @@ impl Track {
             origin,
             config,
             muted: false,
+            speaking: false,
             mesh_demand: 0,
             shares: BTreeMap::new(),
             clocks: [None; STREAMS_MAX],
