@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::downtrack::{Downtrack, Verdict};
 use super::egress::{Held, Moment, Outgoing, Stamped};
 use super::pacing::OVERHEAD;
+use super::timers::Timers;
 use super::transport::Transport;
 use super::{DropReason, Event, Output, Router, StreamIndex, Timer, TrackKey};
 use crate::layer::{Vp8, primary_block};
@@ -185,15 +186,7 @@ impl Router {
                 Ok(None) => stats.paced_packets += 1,
                 Err(reason) => stats.drop_packet(reason),
             }
-            if std::mem::take(&mut transport.egress.look) {
-                let timer = Timer::Pacer(downtrack.transport);
-                timers.arm(&mut transport.armed_pacer, timer, passing.moment.now);
-            }
-            if transport.sender_report_due.is_none() {
-                transport.sender_report_due = Some(passing.moment.now);
-                let timer = Timer::Transport(downtrack.transport);
-                timers.arm(&mut transport.armed, timer, passing.moment.now);
-            }
+            arm(timers, downtrack.transport, transport, passing.moment.now);
         }
         switched
     }
@@ -232,6 +225,18 @@ impl Passing<'_> {
         self.class == Class::Media
             && self.packet.layer.frame_start
             && transport.egress.is_congested(self.moment.now)
+    }
+}
+
+/// What was sent or held back makes a transport's timers due.
+#[inline]
+fn arm(timers: &mut Timers, slot: usize, transport: &mut Transport, now: Instant) {
+    if std::mem::take(&mut transport.egress.look) {
+        timers.arm(&mut transport.armed_pacer, Timer::Pacer(slot), now);
+    }
+    if transport.sender_report_due.is_none() {
+        transport.sender_report_due = Some(now);
+        timers.arm(&mut transport.armed, Timer::Transport(slot), now);
     }
 }
 
