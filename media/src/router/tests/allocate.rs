@@ -60,21 +60,23 @@ impl Scene {
         }
     }
 
+    /// The layer that is sent of the video.
     fn sent(&mut self) -> Option<u8> {
         let now = self.call.now;
-        let report = self.call.router.report(now, key(self.viewer)).unwrap();
-        let video = report
-            .subscriptions
-            .iter()
-            .find(|sub| sub.track == TrackKey(1));
-        video.unwrap().sent.map(|target| target.layer)
+        let report = self.call.router.report(now, key(self.viewer))?;
+        let mut subscriptions = report.subscriptions.iter();
+        let video = subscriptions.find(|sub| sub.track == TrackKey(1))?;
+        video.sent.map(|target| target.layer)
     }
 
     fn states(&mut self) -> Vec<bool> {
         let events = self.call.take_events().into_iter();
-        let paused = events.filter_map(|event| match event {
-            Event::StreamState { paused, .. } => Some(paused),
-            _ => None,
+        let paused = events.filter_map(|event| {
+            if let Event::StreamState { paused, .. } = event {
+                Some(paused)
+            } else {
+                None
+            }
         });
         paused.collect()
     }
@@ -119,12 +121,16 @@ fn a_layer_that_does_not_fit_stays_in_demand_for_a_while() {
     scene.run(2);
     let demands = |scene: &mut Scene| -> Vec<u8> {
         let events = scene.call.take_events().into_iter();
-        let demands = events.filter_map(|event| match event {
-            Event::Demand {
+        let demands = events.filter_map(|event| {
+            if let Event::Demand {
                 track: TrackKey(1),
                 streams,
-            } => Some(streams),
-            _ => None,
+            } = event
+            {
+                Some(streams)
+            } else {
+                None
+            }
         });
         demands.collect()
     };
