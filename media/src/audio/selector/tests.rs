@@ -221,8 +221,8 @@ impl Person {
         self.sentence -= 1;
         if self.pause > 0 {
             self.pause -= 1;
-        } else if self.since > 10 && rng.random_bool(0.05) {
-            // Between words: up to 160 ms.
+        } else if self.since > 10 && (self.since.is_multiple_of(100) || rng.random_bool(0.05)) {
+            // Between words: up to 160 ms, every two seconds at the latest.
             self.pause = rng.random_range(2..8);
         }
     }
