@@ -158,7 +158,7 @@ impl Room {
         if changes.is_empty() && told.len() == known {
             return;
         }
-        self.speakers.version += 1;
+        self.speakers.version = self.version_after(self.speakers.version, now);
         let state = self.speakers_state();
         self.outputs.push_back(Output::Speakers(state));
         self.tell_speaker_changes(changes);

@@ -256,6 +256,28 @@ fn an_edge_that_is_away_too_long_is_forgotten() {
 }
 
 #[test]
+fn a_room_that_ended_on_an_edge_and_began_anew_is_seen_by_the_others() {
+    let mut syd = room("syd");
+    syd.handle_input(now(0), join("PA_b", "bob"));
+    let mut fra = room("fra");
+    for (ms, sid) in [(0, "PA_a"), (10, "PA_c"), (100, "PA_d")] {
+        fra.handle_input(now(ms), join(sid, sid));
+        fra.handle_input(now(ms + 60), Input::Tick);
+        if let Some(state) = state(&outputs(&mut fra)) {
+            syd.handle_input(now(ms), Input::State(state));
+        }
+    }
+    syd.handle_input(now(4000), Input::Gone("fra".into()));
+    outputs(&mut syd);
+    let mut again = room("fra");
+    again.handle_input(now(4500), join("PA_e", "eve"));
+    let fresh = state(&outputs(&mut again)).expect("its first state");
+    syd.handle_input(now(4600), Input::State(fresh));
+    let seen = updates(&outputs(&mut syd), "PA_b");
+    assert!(seen.iter().any(|p| p.identity == "eve"), "{seen:?}");
+}
+
+#[test]
 fn data_reaches_only_those_it_is_for() {
     let mut room = room("fra");
     for (sid, identity) in [("PA_a", "ann"), ("PA_b", "bob"), ("PA_c", "cy")] {
