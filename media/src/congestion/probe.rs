@@ -91,6 +91,8 @@ pub(super) struct Prober {
     at: Option<Micros>,
     /// What could be used in bit/s; `None` while nobody said.
     wanted: Option<f64>,
+    /// The last that was more than nothing.
+    wanted_last: f64,
     /// It rose since the last probe.
     raised: bool,
     /// The rate before a decrease, and when that was.
@@ -107,6 +109,7 @@ impl Prober {
             further_from: None,
             at: None,
             wanted: None,
+            wanted_last: 0.0,
             raised: false,
             high: None,
             recovery: None,
@@ -120,10 +123,13 @@ impl Prober {
         }
     }
 
-    /// What could be used.
+    /// What could be used. Nothing in between is no rise: an estimate about what is wanted comes and goes.
     pub(super) fn set_wanted(&mut self, bps: f64) {
-        let before = self.wanted.replace(bps).unwrap_or(0.0);
-        self.raised |= bps > before * ENOUGH;
+        self.wanted = Some(bps);
+        if bps > 0.0 {
+            self.raised |= bps > self.wanted_last * ENOUGH;
+            self.wanted_last = bps;
+        }
     }
 
     /// The next probe to send.
@@ -254,6 +260,13 @@ mod tests {
         assert!(rates(&mut prober).is_empty());
         prober.set_wanted(3e6);
         prober.tick(at(31, 1e6));
+        assert_eq!(rates(&mut prober), [2_000_000]);
+        prober.set_wanted(0.0);
+        prober.set_wanted(3e6);
+        prober.tick(at(33, 1e6));
+        assert!(rates(&mut prober).is_empty());
+        prober.set_wanted(6e6);
+        prober.tick(at(33, 1e6));
         assert_eq!(rates(&mut prober), [2_000_000]);
     }
 

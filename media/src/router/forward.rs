@@ -7,6 +7,7 @@ use super::egress::{Held, Moment, Outgoing, Stamped};
 use super::pacing::OVERHEAD;
 use super::timers::Timers;
 use super::transport::Transport;
+
 use super::{DropReason, Event, Output, Router, StreamIndex, Timer, TrackKey};
 use crate::layer::{Vp8, primary_block};
 use crate::pacer::Class;
@@ -186,7 +187,7 @@ impl Router {
                 Ok(None) => stats.paced_packets += 1,
                 Err(reason) => stats.drop_packet(reason),
             }
-            arm(timers, downtrack.transport, transport, passing.moment.now);
+            arm_after_sending(passing.moment.now, downtrack.transport, transport, timers);
         }
         switched
     }
@@ -228,9 +229,9 @@ impl Passing<'_> {
     }
 }
 
-/// What was sent or held back makes a transport's timers due.
+/// Wakes the transport for its pacer and for the first sender report.
 #[inline]
-fn arm(timers: &mut Timers, slot: usize, transport: &mut Transport, now: Instant) {
+fn arm_after_sending(now: Instant, slot: usize, transport: &mut Transport, timers: &mut Timers) {
     if std::mem::take(&mut transport.egress.look) {
         timers.arm(&mut transport.armed_pacer, Timer::Pacer(slot), now);
     }

@@ -22,13 +22,13 @@ export function conversation({ seconds, talkers, atOnceMax = 5, seed = 1 }) {
     turns.push({ talker: free[between(0, free.length - 1)], from_ms: from, to_ms: to });
   };
   for (let now = 300; now < end - 800; ) {
-    const length = between(900, 3500);
+    const length = between(700, 2500);
     take(now, length);
     const kind = next();
-    if (kind < 0.25) take(now + between(200, length - 200), between(300, 600));
-    if (kind > 0.85) for (let n = 0; n < 3; n += 1) take(now + between(100, 800), between(600, 1500));
-    // From half a second before the end to half a second after it.
-    now += length + between(-500, 500);
+    if (kind < 0.3) take(now + between(200, length - 200), between(300, 700));
+    if (kind > 0.75) for (let n = 0; n < 3; n += 1) take(now + between(100, 800), between(600, 1500));
+    // From shortly before the end to shortly after it.
+    now += length + between(-600, 400);
   }
   return { turns: turns.sort((a, b) => a.from_ms - b.from_ms) };
 }

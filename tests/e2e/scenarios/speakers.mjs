@@ -97,7 +97,7 @@ function judge(s, heard, links, page) {
   };
 }
 
-// Sixty people in three regions talk by a script; light listeners and a page hear it.
+// Sixty people in three regions talk by a script, and send all the time; light listeners and a page hear it.
 export default {
   name: 'speakers',
   about: 'sixty microphones in three regions: who is heard, how soon, and how many streams that takes',
@@ -115,7 +115,6 @@ export default {
         prefix: 'talker-',
         voice: await voice(),
         script,
-        dtx: true,
         listeners: REGIONS.length,
       }),
     );
@@ -128,9 +127,8 @@ export default {
     };
     const before = await audio();
     const ended = replay.event('heard', { matches: (one) => one.identity === 'listener-2', timeoutMs: (s.seconds + 20) * 1000 });
-    const links = await watchLinks(s.mesh, ended);
+    const [links, after] = await Promise.all([watchLinks(s.mesh, ended), sleep((s.seconds - 1) * 1000).then(audio)]);
     await ended;
-    const after = await audio();
     await page.refresh();
     const told = toldDelays(page.events, turns, startMs);
     return judge(s, replay.all('heard'), links, {

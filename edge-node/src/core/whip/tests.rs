@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use media::packet::Codec;
-use media::router::TrackKey;
+use media::router::{LAYERS_MAX, TrackKey};
 use proto::ParticipantSid;
 
 use super::fragment::{self, Fragment};
@@ -20,7 +20,7 @@ use crate::core::room::{FromSession, ToSession};
 use crate::core::sdp::{Direction, LocalTransport, Setup};
 use crate::core::session::{self, Input, Now, Output, Peer};
 use crate::core::token::Claims;
-use crate::core::track::Track;
+use crate::core::track::{Backup, Track};
 
 fn now() -> Now {
     Now {
@@ -206,6 +206,7 @@ fn track(owner: &str, sid: &str, source: lk::TrackSource) -> Arc<Track> {
         .fold(0, |key, byte| key * 256 + u32::from(byte));
     Arc::new(Track {
         sid: sid.into(),
+        mesh_sid: sid.into(),
         key: TrackKey(key),
         owner: owner.into(),
         info: lk::TrackInfo {
@@ -217,6 +218,10 @@ fn track(owner: &str, sid: &str, source: lk::TrackSource) -> Arc<Track> {
         codec: if audio { Codec::Opus } else { Codec::Vp8 },
         fmtp: String::new(),
         streams: 1,
+        spatial: 1,
+        bitrates_bps: [0; LAYERS_MAX],
+        backup: Backup::None,
+        regressed: false,
     })
 }
 

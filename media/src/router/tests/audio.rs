@@ -64,8 +64,9 @@ fn second(call: &mut Call, voices: &mut [Encoder], talker: usize) {
 }
 
 fn by_track(call: &Call, listener: usize, track: u32) -> Vec<Received> {
+    let first = 0x1000 * (u32::try_from(listener).unwrap() + 1);
     let all = call.peers[listener].media.iter();
-    let of_track = all.filter(|packet| packet.header.ssrc == 0x2000 + track);
+    let of_track = all.filter(|packet| packet.header.ssrc == first + track);
     of_track.cloned().collect()
 }
 

@@ -78,9 +78,13 @@ fn a_link_carries_those_who_talk_and_nobody_misses_the_others() {
             let turns = if person <= 2 { 2 } else { 1 };
             assert!(counts[&person] >= turns * 96, "{edge}: {counts:?}");
         }
-        assert!(counts.values().sum::<usize>() <= 2 * 800);
+        // When a place changes hands both owners may have sent a packet in that 20 ms.
+        assert!(
+            counts.values().sum::<usize>() <= 2 * 800 + 8,
+            "{edge}: {counts:?}"
+        );
     }
-    assert!(net.sent("a", "r") <= 2 * 800);
+    assert!(net.sent("a", "r") <= 2 * 800 + 8);
     for (from, to) in [("a", "r"), ("r", "b"), ("r", "c")] {
         assert_eq!(net.lost(to, from), 0, "a filtered packet is no loss");
     }
