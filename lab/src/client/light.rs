@@ -4,9 +4,10 @@
 //! Two hundred subscribers of a 2 Mbit/s stream are 45,000 packets per second. The full stack of the
 //! `webrtc` crate takes 11.5 µs of CPU for each, this one 4.4 µs (one publisher and 50 or 200
 //! subscribers on one edge, two cores, release build). In return it only speaks `/rtc/v1`, lives in
-//! one ICE generation, sends no NACK, receiver report or transport-wide feedback and opens no data
+//! one ICE generation, sends transport-wide feedback but no NACK and no receiver report, and opens no data
 //! channel.
 
+mod feedback;
 mod ice;
 mod rtcp;
 mod sdp;

@@ -1,6 +1,6 @@
 //! What one listener heard of a script.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use livekit_protocol as livekit;
@@ -236,19 +236,22 @@ fn after_silence(script: &Script, turn: &Turn) -> bool {
 fn fullest_window(heard: &mut [Heard]) -> (usize, f64) {
     heard.sort_by_key(|packet| packet.at_ns);
     let (mut streams, mut packets) = (0, 0);
-    for (at, first) in heard.iter().enumerate() {
-        let end_ns = first.at_ns + WINDOW_MS * NS_PER_MS;
-        let window = heard
-            .iter()
-            .skip(at)
-            .take_while(|packet| packet.at_ns < end_ns);
-        packets = packets.max(window.clone().count());
-        streams = streams.max(
-            window
-                .map(|packet| packet.talker)
-                .collect::<BTreeSet<_>>()
-                .len(),
-        );
+    // Of the window that ends with the packet at hand: its packets, and how many each talker has among them.
+    let mut window: VecDeque<Heard> = VecDeque::new();
+    let mut talkers: BTreeMap<u32, usize> = BTreeMap::new();
+    for packet in heard.iter() {
+        window.push_back(*packet);
+        *talkers.entry(packet.talker).or_default() += 1;
+        while let Some(old) =
+            window.pop_front_if(|old| old.at_ns + WINDOW_MS * NS_PER_MS <= packet.at_ns)
+        {
+            if let Some(count) = talkers.get_mut(&old.talker) {
+                *count -= 1;
+            }
+            talkers.retain(|talker, count| *talker != old.talker || *count > 0);
+        }
+        packets = packets.max(window.len());
+        streams = streams.max(talkers.len());
     }
     (
         streams,

@@ -1,13 +1,16 @@
 // What edges report of their transports, sampled while a scenario runs.
 import { sleep } from './check.mjs';
 
-const EVERY_MS = 250;
+/** Edges report once a second. */
+const EVERY_MS = 500;
 
 /** Of a document of `/debug/media`, the transport that sends to a participant. */
 export function towards(document, identity) {
   const own = document.transports.filter((one) => one.identity === identity);
   return own.find((one) => (one.subscriptions ?? []).length > 0) ?? own[0] ?? null;
 }
+
+const kbit = (bps) => (bps === null ? '-' : Math.round(bps / 1000));
 
 /** Keeps what the edge of a region says of the transports towards some participants. */
 export class Sampler {
@@ -32,6 +35,12 @@ export class Sampler {
 
   keep(identity, transport) {
     if (!transport || transport.estimate_bps === undefined) return;
+    const { estimate_bps, sent_bps, padding_bps, queue_ms, rtt_ms, loss } = transport;
+    this.scenario.log(
+      `${((Date.now() - this.scenario.started) / 1000).toFixed(1)} s  to ${identity}: estimate ${kbit(estimate_bps)} ` +
+        `sent ${kbit(sent_bps)} padding ${kbit(padding_bps)} kbit/s, queue ${Math.round(queue_ms)} ms, ` +
+        `rtt ${Math.round(rtt_ms)} ms, loss ${loss.toFixed(3)}, layers ${layers(transport)}`,
+    );
     this.samples.push({ identity, at_ms: Date.now() - (transport.age_ms ?? 0), ...transport });
   }
 

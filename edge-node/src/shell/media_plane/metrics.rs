@@ -161,6 +161,7 @@ impl Metrics {
             "from_subscriber",
             after.plis_received - before.plis_received,
         );
+        self.quality.add_router(before, after);
         add(&self.rtx, "sent", after.rtx_sent - before.rtx_sent);
         add(&self.rtx, "refused", after.rtx_refused - before.rtx_refused);
     }

@@ -10,6 +10,10 @@ use crate::client::connection::{OPUS_PAYLOAD_TYPE, VP8_PAYLOAD_TYPE};
 pub(super) const AUDIO_LEVEL_ID: u8 = 1;
 /// RFC 9143.
 pub(super) const MID_ID: u8 = 4;
+/// draft-holmer-rmcat-transport-wide-cc-extensions-01.
+pub(super) const TRANSPORT_CC_ID: u8 = 5;
+const TRANSPORT_CC: &str =
+    "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
 /// RFC 8852, `rtp-stream-id`.
 pub(super) const RID_ID: u8 = 10;
 /// RFC 8852, `repaired-rtp-stream-id`.
@@ -163,11 +167,10 @@ impl Offer {
     fn section(&self, mid: usize, section: &Section) -> String {
         let Credentials { ufrag, pwd } = &self.credentials;
         let (codec, direction) = match section {
-            Section::Receive { video: true } => {
-                (Format::Vp8.lines(false), "a=recvonly\r\n".to_owned())
-            }
-            Section::Receive { video: false } => {
-                (Format::Opus.lines(false), "a=recvonly\r\n".to_owned())
+            Section::Receive { video } => {
+                let format = if *video { Format::Vp8 } else { Format::Opus };
+                // With repairs, because probes are made of them.
+                (format.lines(*video), receiving(format))
             }
             Section::Send(sending) => (sending.format.lines(true), sending.lines()),
         };
@@ -185,6 +188,15 @@ impl Offer {
             self.fingerprint
         )
     }
+}
+
+/// What a section that receives says, with feedback about arrivals.
+fn receiving(format: Format) -> String {
+    let pt = format.payload_type();
+    format!(
+        "a=recvonly\r\na=rtcp-fb:{pt} transport-cc\r\n\
+         a=extmap:{TRANSPORT_CC_ID} {TRANSPORT_CC}\r\n"
+    )
 }
 
 /// The server's side of the transport, from its answer.

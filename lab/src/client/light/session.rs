@@ -12,16 +12,17 @@ use rtc::peer_connection::transport::RTCIceCandidateInit;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 
+use super::feedback::Feedback;
 use super::ice::Credentials;
 use super::rtcp::read_feedback;
 use super::sdp::{Answer, Offer, Section, Sending, parse_candidate};
 use super::send::SendTrack;
 use super::source::Source;
-use super::transport::{Identity, Received, Transport, arrival};
+use super::transport::{Identity, Received, Transport, arrival, is_repair};
 use crate::client::publish::Counting;
 use crate::client::published::{add_camera, add_microphone, qualities};
 use crate::client::session::{FIRST_SECTIONS, LEAVE_TIMEOUT, local_address, unix_ms};
-use crate::client::{Camera, Error, Microphone, Observer, Options, State};
+use crate::client::{Arrival, Camera, Error, Microphone, Observer, Options, State};
 use crate::meter::{Meter, Sent};
 use crate::signal::{Join, Signal, Version};
 use crate::synthetic::monotonic_ns;
@@ -62,6 +63,7 @@ pub(in crate::client) struct LightSession {
     answer: Option<Answer>,
     local: SocketAddr,
     media: Option<(Arc<UdpSocket>, Transport)>,
+    feedback: Feedback,
     announced: Vec<Announced>,
     published: Vec<Published>,
     counting: Counting,
@@ -107,6 +109,7 @@ impl LightSession {
             answer: None,
             local: SocketAddr::new(local_address(&options.url), 0),
             media: None,
+            feedback: Feedback::new(Instant::now()),
             announced: Vec::new(),
             published: Vec::new(),
             counting: Counting {
@@ -184,6 +187,7 @@ impl LightSession {
             .map(|published| published.track.poll_timeout());
         tracks
             .chain(media)
+            .chain(self.feedback.poll_timeout())
             .min()
             .map_or(now + WAIT_MAX, |due| due.min(now + WAIT_MAX))
     }
@@ -197,6 +201,9 @@ impl LightSession {
             return Err(Error::Ended("the server's media port is silent".to_owned()));
         }
         if transport.is_connected() {
+            while let Some(packet) = self.feedback.poll(now) {
+                transport.send_rtcp(&packet)?;
+            }
             for Published { track, .. } in &mut self.published {
                 if track.poll_timeout() <= now {
                     track.handle_timeout(now, transport)?;
@@ -223,10 +230,11 @@ impl LightSession {
             match transport.handle_datagram(Instant::now(), datagram)? {
                 Received::Nothing => {}
                 Received::Rtp(packet) => {
-                    // Empty payloads are padding, which probes send.
-                    if let Some(arrival) =
-                        arrival(&packet).filter(|arrival| !arrival.payload.is_empty())
-                    {
+                    self.feedback.receive(&packet, Instant::now());
+                    // Empty payloads and repairs, which nobody asks for here, are padding of probes.
+                    let news =
+                        |arrival: &Arrival<'_>| !arrival.payload.is_empty() && !is_repair(&packet);
+                    if let Some(arrival) = arrival(&packet).filter(news) {
                         let now_ns = monotonic_ns();
                         self.meter.receive_at(arrival.payload, now_ns);
                         if let Some(observer) = &self.observer {

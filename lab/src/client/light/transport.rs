@@ -19,7 +19,7 @@ use rtc::srtp::context::Context;
 use rtc::srtp::protection_profile::ProtectionProfile;
 
 use super::ice::{Credentials, Ice, Remote};
-use super::sdp::Answer;
+use super::sdp::{Answer, Format};
 use crate::client::Arrival;
 
 /// Datagrams that wait for the socket; more are dropped (the newest), as a full NIC queue would.
@@ -346,6 +346,12 @@ pub(super) fn arrival(packet: &[u8]) -> Option<Arrival<'_>> {
         ssrc: u32::from_be_bytes([c3, c2, c1, c0]),
         payload: rtp_payload(packet)?,
     })
+}
+
+/// Whether a packet is a retransmission of what we receive (RFC 4588).
+pub(super) fn is_repair(packet: &[u8]) -> bool {
+    let repair = Format::Vp8.payload_type() + 1;
+    packet.get(1).is_some_and(|second| second & 0x7f == repair)
 }
 
 /// Payload of an RTP packet: after CSRCs and extensions, before padding (RFC 3550, section 5.1).

@@ -1,7 +1,7 @@
 //! How calls are, over all transports: what `antipode_media_*` says.
 
-use media::router::{SubscriptionReport, TransportReport, UplinkReport};
-use prometheus::{Counter, Histogram, HistogramOpts, HistogramVec, Opts, Registry};
+use media::router::{Stats, SubscriptionReport, TransportReport, UplinkReport};
+use prometheus::{Counter, Histogram, HistogramOpts, HistogramVec, IntCounter, Opts, Registry};
 use std::time::Duration;
 
 /// From what audio alone takes to what three cameras in full take, in bit/s.
@@ -25,6 +25,9 @@ pub(in super::super) struct Quality {
     queue: Histogram,
     paused: Counter,
     watched: Counter,
+    paced: IntCounter,
+    padding: IntCounter,
+    probes: IntCounter,
 }
 
 impl Quality {
@@ -66,6 +69,15 @@ impl Quality {
                 "subscribed_seconds_total",
                 "Time that subscriptions wanted something.",
             )?,
+            paced: whole(
+                "paced_packets_total",
+                "Packets to subscribers that waited in the pacer.",
+            )?,
+            padding: whole(
+                "padding_bytes_total",
+                "Sent to subscribers to fill probes, carrying nothing new.",
+            )?,
+            probes: whole("probes_total", "Probes sent to subscribers.")?,
         };
         for metric in [
             &quality.estimate,
@@ -75,10 +87,22 @@ impl Quality {
         ] {
             registry.register(Box::new(metric.clone()))?;
         }
+        for metric in [&quality.paced, &quality.padding, &quality.probes] {
+            registry.register(Box::new(metric.clone()))?;
+        }
         registry.register(Box::new(quality.loss.clone()))?;
         registry.register(Box::new(quality.paused.clone()))?;
         registry.register(Box::new(quality.watched.clone()))?;
         Ok(quality)
+    }
+
+    /// Adds what a router counted since `before`.
+    pub(super) fn add_router(&self, before: &Stats, after: &Stats) {
+        self.paced
+            .inc_by(after.paced_packets - before.paced_packets);
+        self.padding
+            .inc_by(after.padding_bytes - before.padding_bytes);
+        self.probes.inc_by(after.probes - before.probes);
     }
 
     /// Takes the reports of one shard, `interval` after those before.
@@ -127,6 +151,10 @@ fn options(name: &str, help: &str) -> HistogramOpts {
 
 fn histogram(name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
     Histogram::with_opts(options(name, help).buckets(buckets.to_vec()))
+}
+
+fn whole(name: &str, help: &str) -> prometheus::Result<IntCounter> {
+    IntCounter::with_opts(Opts::new(format!("antipode_media_{name}"), help))
 }
 
 fn counter(name: &str, help: &str) -> prometheus::Result<Counter> {
