@@ -8,6 +8,9 @@ const FAST = { down: { rate: '5M', delay: DELAY }, up: { delay: DELAY } };
 const SLOW = { down: { rate: '200k', delay: DELAY }, up: { delay: DELAY } };
 /** Of what the fast one gets alone, in percent. */
 const FPS_MIN = 95;
+/** The same beside other things on a busy machine, where a freeze may happen anyway. */
+const FPS_MIN_BUSY = 60;
+const FREEZES_BUSY = 3;
 /** The slow one must see something move. */
 const SLOW_FPS_MIN = 3;
 const SETTLE_MS = 4000;
@@ -31,9 +34,9 @@ async function beside(s, { fast, wan, from, alone, ms }, region) {
   const [of_fast, of_slow] = await watch([fast, slow], from, ms);
   await s.drop(slow);
   const at = `beside a slow one in ${region}:`;
-  s.limits.atLeast(`${at} frames in % of those alone`, round((100 * of_fast.fps) / alone.fps), FPS_MIN);
+  s.limits.atLeast(`${at} frames in % of those alone`, round((100 * of_fast.fps) / alone.fps), s.short ? FPS_MIN_BUSY : FPS_MIN);
   s.limits.atLeast(`${at} width`, of_fast.width, alone.width);
-  s.limits.atMost(`${at} freezes`, of_fast.freezes, alone.freezes);
+  s.limits.atMost(`${at} freezes`, of_fast.freezes, alone.freezes + (s.short ? FREEZES_BUSY : 0));
   s.limits.atLeast(`${at} frames per second of the slow one`, of_slow.fps, SLOW_FPS_MIN);
   s.limits.atMost(`${at} width at the slow one`, of_slow.width, alone.width - 1);
   return { fast: of_fast, slow: of_slow };
