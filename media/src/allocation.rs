@@ -5,7 +5,8 @@
 //! paused, and comes back by itself.
 //!
 //! Steps down happen at once. A step up needs [`HEADROOM`] and time: after a step down nothing goes up for [`HOLD_MIN`], which
-//! doubles up to [`HOLD_MAX`] each time that the path did not carry what went up less than [`PROBATION`] before. A path whose
+//! doubles up to [`HOLD_MAX`] each time that the path did not carry what went up less than [`PROBATION`] before; only what takes
+//! less than a third of the path goes up all the same. A path whose
 //! estimate wobbles by five per cent therefore keeps its layers.
 
 use std::time::{Duration, Instant};
@@ -30,6 +31,9 @@ const HOLD_MIN: Duration = Duration::from_secs(2);
 
 /// Longest time without a step up on a path that never carries it.
 const HOLD_MAX: Duration = Duration::from_secs(60);
+
+/// What fits so many times over does not wait: the path is another one than that which did not carry it.
+const AMPLE: u64 = 3;
 
 /// A step down so soon after a step up means that the step up failed.
 const PROBATION: Duration = Duration::from_secs(10);
@@ -262,7 +266,10 @@ impl Purse {
         let fits = match self.budget {
             None => true,
             Some(budget) if kept => after <= budget,
-            Some(budget) => (place.fresh || !self.waits) && with_headroom(after) <= budget,
+            Some(budget) => {
+                let waits = self.waits && !place.fresh && after.saturating_mul(AMPLE) > budget;
+                !waits && with_headroom(after) <= budget
+            }
         };
         if fits {
             self.used = after;

@@ -66,8 +66,9 @@ const FAR_OFF: f64 = 0.7;
 const RISING_US: Micros = 1_000_000;
 
 /// How much faster than the estimate the pacer may send: frames come in bursts, and what waits in the
-/// pacer is late (libwebrtc's `kDefaultPaceMultiplier`).
-const PACE: f64 = 2.5;
+/// pacer is late. libwebrtc sends at 2.5 times; an edge gets its frames paced already, and a keyframe for a narrow path must not fill
+/// the queue of that path.
+const PACE: f64 = 1.5;
 
 /// What a controller starts from.
 #[derive(Debug, Clone, Copy)]

@@ -106,9 +106,9 @@ pub struct Listened {
     pub turns: usize,
     /// Turns of which nothing was heard.
     pub missed: usize,
-    /// Most talkers heard within any window of 200 ms.
+    /// Most talkers heard of what was sent within any 200 ms: by the senders' clock, so that delay does not add up.
     pub streams_max: usize,
-    /// Most packets within any window of 200 ms, as streams of 50 packets per second.
+    /// Most packets heard of what was sent within any 200 ms, as streams of 50 packets per second.
     pub rate_max: f64,
     /// From the start of a turn to the first packet of it that was forwarded, by the sender's clock: median.
     pub admitted_p50: u64,
@@ -234,7 +234,7 @@ fn after_silence(script: &Script, turn: &Turn) -> bool {
 
 /// Most talkers, and most packets as streams, within any window.
 fn fullest_window(heard: &mut [Heard]) -> (usize, f64) {
-    heard.sort_by_key(|packet| packet.at_ns);
+    heard.sort_by_key(|packet| packet.sent_ns);
     let (mut streams, mut packets) = (0, 0);
     // Of the window that ends with the packet at hand: its packets, and how many each talker has among them.
     let mut window: VecDeque<Heard> = VecDeque::new();
@@ -243,7 +243,7 @@ fn fullest_window(heard: &mut [Heard]) -> (usize, f64) {
         window.push_back(*packet);
         *talkers.entry(packet.talker).or_default() += 1;
         while let Some(old) =
-            window.pop_front_if(|old| old.at_ns + WINDOW_MS * NS_PER_MS <= packet.at_ns)
+            window.pop_front_if(|old| old.sent_ns + WINDOW_MS * NS_PER_MS <= packet.sent_ns)
         {
             if let Some(count) = talkers.get_mut(&old.talker) {
                 *count -= 1;

@@ -168,12 +168,12 @@ fn a_speaker_takes_the_place_of_another_without_penalty() {
 #[test]
 fn a_step_up_that_fails_is_tried_less_and_less_often() {
     let mut one = Subscriber::new(&[video(1)]);
-    assert_eq!(one.give(1_000_000), [Some(top(1))]);
+    assert_eq!(one.give(570_000), [Some(top(1))]);
     let mut holds = Vec::new();
     for _ in 0..8 {
         assert_eq!(one.give(200_000), [Some(top(0))]);
         let down = one.now;
-        while one.give(1_000_000) == [Some(top(0))] {
+        while one.give(570_000) == [Some(top(0))] {
             assert!(one.now < down + 2 * HOLD_MAX);
         }
         holds.push((one.now - down).as_secs());
@@ -183,7 +183,16 @@ fn a_step_up_that_fails_is_tried_less_and_less_often() {
     one.wait(11);
     assert_eq!(one.give(200_000), [Some(top(0))]);
     one.wait(3);
-    assert_eq!(one.give(1_000_000), [Some(top(1))]);
+    assert_eq!(one.give(570_000), [Some(top(1))]);
+}
+
+#[test]
+fn a_path_that_got_much_wider_is_used_at_once() {
+    let mut one = Subscriber::new(&[video(1)]);
+    one.give(700_000);
+    assert_eq!(one.give(20_000), [None]);
+    assert_eq!(one.give(70_000), [None]);
+    assert_eq!(one.give(3_000_000), [Some(top(1))]);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! Every packet's level (RFC 6464) goes in, whether it is forwarded comes out. A room with no more tracks than places is never
 //! touched. Beyond that a place belongs to whoever speaks, and to whoever spoke last when fewer do:
 //!
-//! - a talker gets in 40 ms after the first packet of speech: long enough that a click does not throw anybody out;
+//! - a talker gets in 40 ms after the first packet of speech, or with the third when they come in a burst: long enough that a
+//!   click does not throw anybody out;
 //! - it takes the place of whoever has been silent the longest, but never of one that spoke within the last 200 ms, so that no
 //!   running sentence is cut while there are places enough;
 //! - when more speak than there are places, those who began first stay. Somebody who is 6 dB louder than the quietest of them
@@ -20,6 +21,8 @@ use slab::Slab;
 
 /// Speech has to last so long before it is worth a place.
 const ADMIT: Duration = Duration::from_millis(40);
+/// Or so many packets: what a network held up comes all at once.
+const ADMIT_PACKETS: u32 = 3;
 /// Speech goes on over gaps up to this: Opus packets carry up to 120 ms.
 const RUN_GAP: Duration = Duration::from_millis(150);
 /// Who spoke within this time is not silent: words of a sentence are not further apart.
@@ -150,7 +153,7 @@ impl Selector {
         if talker.selected {
             return true;
         }
-        let claims = voiced && (vouched || talker.ran(now) >= ADMIT);
+        let claims = voiced && (vouched || talker.is_established(now));
         let admitted = self.selected.len() < self.places || self.displace(now, key.0, claims);
         if admitted {
             if let Some(talker) = self.talkers.get_mut(key.0) {
@@ -225,8 +228,9 @@ struct Talker {
     heard: Option<Instant>,
     /// Last packet of speech.
     spoke: Option<Instant>,
-    /// Beginning of the speech that goes on.
+    /// Beginning of the speech that goes on, and its packets.
     began: Option<Instant>,
+    run: u32,
     /// Smoothed.
     level: f32,
     /// Quietest of the window that began then, and of the one before.
@@ -245,6 +249,7 @@ impl Default for Talker {
             heard: None,
             spoke: None,
             began: None,
+            run: 0,
             level: 0.0,
             floor: (QUIET, QUIET),
             floor_since: None,
@@ -280,7 +285,9 @@ impl Talker {
         if voiced {
             if self.spoke.is_none_or(|spoke| now > spoke + RUN_GAP) {
                 self.began = Some(now);
+                self.run = 0;
             }
+            self.run = self.run.saturating_add(1);
             self.spoke = Some(now);
         }
         voiced
@@ -297,10 +304,10 @@ impl Talker {
         self.floor.0.min(self.floor.1)
     }
 
-    /// How long it has been speaking.
-    fn ran(&self, now: Instant) -> Duration {
-        self.began
-            .map_or(Duration::ZERO, |began| now.saturating_duration_since(began))
+    /// Whether it has been speaking for long enough to be let in.
+    fn is_established(&self, now: Instant) -> bool {
+        let long = self.began.is_some_and(|began| now >= began + ADMIT);
+        long || self.run >= ADMIT_PACKETS
     }
 }
 

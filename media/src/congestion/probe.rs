@@ -20,7 +20,8 @@ const PERIODIC_SCALE: f64 = 2.0;
 /// Time between probes while more is wanted: libwebrtc's `alr_probing_interval`.
 const PERIOD_US: Micros = 5_000_000;
 
-/// Time between probes when what is wanted rises: libwebrtc waits for the result as long.
+/// Time between probes when what is wanted rises: libwebrtc waits for the result as long. Then all that is wanted is tried at once,
+/// as at the start: somebody waits for a picture.
 const RAISED_PERIOD_US: Micros = 1_000_000;
 
 /// Time until a result counts as missing: libwebrtc's `kMaxWaitingTimeForProbingResult`.
@@ -180,7 +181,12 @@ impl Prober {
             PERIOD_US
         };
         if since >= period && self.recovery.is_none() && self.wants(conditions.bps) {
-            self.make(conditions, conditions.bps * PERIODIC_SCALE);
+            let scale = if self.raised {
+                START_SCALES[1]
+            } else {
+                PERIODIC_SCALE
+            };
+            self.make(conditions, conditions.bps * scale);
         }
     }
 
@@ -260,14 +266,14 @@ mod tests {
         assert!(rates(&mut prober).is_empty());
         prober.set_wanted(3e6);
         prober.tick(at(31, 1e6));
-        assert_eq!(rates(&mut prober), [2_000_000]);
+        assert_eq!(rates(&mut prober), [3_750_000]);
         prober.set_wanted(0.0);
         prober.set_wanted(3e6);
         prober.tick(at(33, 1e6));
         assert!(rates(&mut prober).is_empty());
         prober.set_wanted(6e6);
         prober.tick(at(33, 1e6));
-        assert_eq!(rates(&mut prober), [2_000_000]);
+        assert_eq!(rates(&mut prober), [6_000_000]);
     }
 
     #[test]

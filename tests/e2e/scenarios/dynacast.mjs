@@ -5,6 +5,10 @@ const VIDEO = { width: 1280, height: 720, fps: 15, simulcast: true, bitrate: 1_7
 const OFF_MS_MAX = 6000;
 /** Until a wanted layer is there again, without the way to the viewer and back. */
 const ON_MS_MAX = 1000;
+/** The short form runs beside other things: three pages and an encoder of three layers on a busy machine take their time. */
+const BUSY_MS = 3000;
+
+const slack = ({ short }) => (short ? BUSY_MS : 0);
 
 /** Bytes sent so far and activity of the publisher's layers, by rid. */
 async function layers(from) {
@@ -54,7 +58,7 @@ async function cycle(s, from, far, small) {
     if (error instanceof CheckFailed) return Infinity;
     throw error;
   })) - asked;
-  s.limits.atMost('ms until the top layer is off', off_ms, OFF_MS_MAX);
+  s.limits.atMost('ms until the top layer is off', off_ms, OFF_MS_MAX + slack(s));
   if (!Number.isFinite(off_ms)) return { off_ms: null, flows_ms: null, wide_ms: null };
   s.progress(`the top layer is off after ${off_ms} ms`);
   await sleep(s.short ? 500 : 3000);
@@ -87,8 +91,8 @@ export default {
       cycles.push(await cycle(s, from, syd, [iad, syd]));
     } while (Date.now() < until_ms && !s.short);
     const worst = (field) => Math.max(...cycles.map((one) => one[field] ?? Infinity));
-    s.limits.atMost('ms until the top layer flows again', worst('flows_ms'), ON_MS_MAX + rtt_ms);
-    s.limits.atMost('ms until it is seen far away', worst('wide_ms'), ON_MS_MAX + rtt_ms);
+    s.limits.atMost('ms until the top layer flows again', worst('flows_ms'), ON_MS_MAX + rtt_ms + slack(s));
+    s.limits.atMost('ms until it is seen far away', worst('wide_ms'), ON_MS_MAX + rtt_ms + slack(s));
     return { rtt_ms, cycles };
   },
 };

@@ -6,7 +6,10 @@ const SUBSCRIBERS = 200;
 const WITHIN_S = 1;
 /** Whatever joins, a publisher makes at most this many keyframes per second. */
 const REQUESTS_PER_S_MAX = 2;
+/** From the start of the join. */
 const KEYFRAME_MS_MAX = 2000;
+/** The same where other things run on the machine: two hundred handshakes are a second of two cores by themselves. */
+const KEYFRAME_MS_MAX_BUSY = 5000;
 
 // Two hundred subscribers join one publisher within a second, while it sends.
 export default {
@@ -27,7 +30,7 @@ export default {
     limits.atLeast('subscribers until the end', report.subscribers, SUBSCRIBERS);
     limits.atMost('subscribers without a keyframe', report.without_keyframe, 0);
     limits.atMost('keyframe requests within a second', report.keyframe_requests_per_s_max, REQUESTS_PER_S_MAX);
-    limits.atMost('ms from join to the first whole keyframe', report.keyframe_ms.max, KEYFRAME_MS_MAX);
+    limits.atMost('ms from join to the first whole keyframe', report.keyframe_ms.max, s.short ? KEYFRAME_MS_MAX_BUSY : KEYFRAME_MS_MAX);
     limits.atMost('ms from the media connection to it', report.keyframe_after_connect_ms.max, KEYFRAME_MS_MAX);
     return {
       subscribers: report.subscribers,

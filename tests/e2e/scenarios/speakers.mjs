@@ -10,7 +10,7 @@ const REGIONS = ['fra', 'iad', 'syd'];
 const TALKERS = 60;
 /** Audio streams that an edge forwards and a link carries, per room (the default). */
 const STREAMS = 10;
-/** A window of 200 ms may hold a packet more or less of each stream, and a stream that takes another's place. */
+/** A window of 200 ms may hold a packet more of each stream, and a stream that takes another's place. */
 const RATE_MAX = STREAMS * 1.15;
 const SWAPS_MAX = 3;
 const PACKETS_PER_S = 50;
@@ -20,34 +20,26 @@ const CUT_MS_MAX = 200;
 /** One way between the farthest regions, and what the machine adds. */
 const NETWORK_MS = 250;
 
-/** Packets sent so far over each link of the edges, by `edge>peer`. */
+/** Packets sent so far over each link of the edges, with the time of reading, by `edge>peer`. */
 async function linkCounts(mesh) {
   const counts = {};
   for (const edge of mesh.edges) {
-    for (const sample of await scrape(edge.admin)) {
-      if (sample.name === 'antipode_link_packets_sent_total') counts[`${edge.region}>${sample.labels.peer}`] = sample.value;
+    const samples = await scrape(edge.admin);
+    const at = Date.now();
+    for (const { name, labels, value } of samples) {
+      if (name === 'antipode_link_packets_sent_total') counts[`${edge.region}>${labels.peer}`] = { at, value };
     }
   }
   return counts;
 }
 
-/** Watches the links until `done` is settled; the busiest second of each, in streams. */
-async function watchLinks(mesh, done) {
-  const busiest = {};
-  let running = true;
-  const stop = () => (running = false);
-  done.then(stop, stop);
-  let before = [Date.now(), await linkCounts(mesh)];
-  while (running) {
-    await sleep(1000);
-    const now = [Date.now(), await linkCounts(mesh)];
-    for (const [link, count] of Object.entries(now[1])) {
-      const streams = ((count - (before[1][link] ?? count)) * 1000) / (now[0] - before[0]) / PACKETS_PER_S;
-      busiest[link] = Math.max(busiest[link] ?? 0, round(streams));
-    }
-    before = now;
-  }
-  return busiest;
+/** Streams on each link, averaged over a time. */
+async function watchLinks(mesh, seconds) {
+  const before = await linkCounts(mesh);
+  await sleep(seconds * 1000);
+  const after = await linkCounts(mesh);
+  const streams = (link) => ((after[link].value - before[link].value) * 1000) / (after[link].at - before[link].at) / PACKETS_PER_S;
+  return Object.fromEntries(Object.keys(before).map((link) => [link, round(streams(link))]));
 }
 
 /** How long after the start of a turn the page was told that its talker speaks; turns after silence only. */
@@ -127,7 +119,7 @@ export default {
     };
     const before = await audio();
     const ended = replay.event('heard', { matches: (one) => one.identity === 'listener-2', timeoutMs: (s.seconds + 20) * 1000 });
-    const [links, after] = await Promise.all([watchLinks(s.mesh, ended), sleep((s.seconds - 1) * 1000).then(audio)]);
+    const [links, after] = await Promise.all([watchLinks(s.mesh, s.seconds - 1), sleep((s.seconds - 1) * 1000).then(audio)]);
     await ended;
     await page.refresh();
     const told = toldDelays(page.events, turns, startMs);

@@ -120,6 +120,15 @@ fn when_all_places_speak_the_first_stay_unless_another_is_much_louder() {
 }
 
 #[test]
+fn speech_that_comes_in_a_burst_is_let_in_with_its_third_packet() {
+    let mut room = Room::new(1, 2);
+    room.frames(50, |_| 90);
+    let (now, second) = (room.now + FRAME, room.people[1]);
+    let burst = [(); 5].map(|()| room.selector.packet(now, second, Some(25), false));
+    assert_eq!(burst, [false, false, true, true, true]);
+}
+
+#[test]
 fn a_hop_behind_another_does_not_hesitate_again() {
     let mut room = Room::new(1, 2);
     room.frames(50, |_| 90);
@@ -221,8 +230,8 @@ impl Person {
         self.sentence -= 1;
         if self.pause > 0 {
             self.pause -= 1;
-        } else if self.since > 10 && rng.random_bool(0.05) {
-            // Between words: up to 160 ms.
+        } else if self.since > 10 && (self.since.is_multiple_of(100) || rng.random_bool(0.05)) {
+            // Between words: up to 160 ms, every two seconds at the latest.
             self.pause = rng.random_range(2..8);
         }
     }
