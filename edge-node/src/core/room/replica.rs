@@ -385,14 +385,6 @@ impl Room {
         self.tell_all(&super::signal::update(vec![participant.info]));
     }
 
-    /// The next version of what we say to the other edges, at least the milliseconds since our start: a room that ended here and
-    /// began anew must not count from 1 again, for the others would take what it says for old.
-    pub(super) fn version_after(&self, last: u64, now: Now) -> u64 {
-        let uptime_ms = u64::try_from(now.unix_ms).unwrap_or(0);
-        let uptime_ms = uptime_ms.saturating_sub(self.config.incarnation);
-        uptime_ms.max(last + 1)
-    }
-
     /// Sends our state to the other edges when it changed and the last one is not too recent.
     pub(super) fn flush_state(&mut self, now: Now) {
         let recent = |last: Instant| now.instant.duration_since(last) < STATE_INTERVAL;

@@ -6,6 +6,14 @@ use proto::control::{ParticipantReport, RoomReport, TrackReport};
 use super::{Home, Participant, Room};
 
 impl Room {
+    /// The next version of what we say to the other edges, at least the milliseconds since our start: a room that ended here and
+    /// began anew must not count from 1 again, for the others would take what it says for old.
+    pub(super) fn version_after(&self, last: u64, now: Now) -> u64 {
+        let uptime_ms = u64::try_from(now.unix_ms).unwrap_or(0);
+        let uptime_ms = uptime_ms.saturating_sub(self.config.incarnation);
+        uptime_ms.max(last + 1)
+    }
+
     /// The room as this edge serves it.
     pub fn report(&self) -> RoomReport {
         let ours = self
