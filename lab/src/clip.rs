@@ -123,7 +123,8 @@ pub struct Clip {
 impl Clip {
     /// Reads one IVF file per layer, in any order.
     ///
-    /// `temporal_layers` says in which pattern they were encoded: 1, 2 (0 1) or 3 (0 2 1 2); keyframes must be on layer 0.
+    /// `temporal_layers` says in which pattern they were encoded: 1, 2 (0 1) or 3 (0 2 1 2); keyframes must be on layer 0, and
+    /// frames must refer to the last ones of lower layers only, as with ffmpeg's `ts_layering_mode` 2 and 3.
     ///
     /// # Errors
     /// When a file cannot be read, is not IVF, or the files do not fit together.

@@ -276,6 +276,7 @@ async def receiver_stats(track: rtc.Track) -> dict[str, Any]:
                 "freeze_s": inbound.inbound.total_freeze_duration,
                 "nacks": inbound.inbound.nack_count,
                 "plis": inbound.inbound.pli_count,
+                "decoded": inbound.inbound.frames_decoded,
                 "concealed": inbound.inbound.concealed_samples,
                 "samples": inbound.inbound.total_samples_received,
                 "bytes": inbound.inbound.bytes_received,

@@ -71,7 +71,7 @@ pub struct Player {
     position: usize,
     streams: Vec<Stream>,
     keyframe_wanted: bool,
-    /// Bit per temporal layer: had a frame since the last keyframe.
+    /// Bit per temporal layer: had a frame since the last one of the base layer.
     begun: u8,
 }
 
@@ -132,8 +132,9 @@ impl Player {
         let timestamp = ticks as u32;
         let temporal = self.clip.temporal_layer(self.position);
         let key = self.clip.is_key(self.position);
-        self.begun &= if key { 0 } else { u8::MAX };
-        // After a keyframe, all that a layer's first frame can refer to is the base layer.
+        self.begun &= if temporal == 0 { 0 } else { u8::MAX };
+        // In these patterns an upper layer's first frame after one of the base layer refers to nothing else. Without the mark,
+        // a receiver that misses one frame of an upper layer shows none of that layer until the next keyframe.
         let sync = self.begun & 1 << temporal == 0;
         self.begun |= 1 << temporal;
         for (index, (layer, stream)) in self.clip.layers.iter().zip(&mut self.streams).enumerate() {

@@ -22,8 +22,10 @@ export function sound(before, after, identity) {
 /** Picture of one publisher. */
 export function picture(before, after, identity) {
   const { field, seconds, now } = grown(before, after, identity, 'video');
+  // The native client's `frames` are those that reached its application.
+  const frames = now.decoded === undefined ? field('frames') : field('decoded');
   return {
-    fps: round(field('frames') / seconds),
+    fps: round(frames / seconds),
     width: now.width ?? 0,
     freezes: field('freezes'),
     freeze_s: round(field('freeze_s'), 2),
