@@ -1,9 +1,9 @@
-//! What the control plane is told about a room.
+//! What the control plane is told about a room, and how what other edges are told is numbered.
 
 use media::router::TrackKey;
 use proto::control::{ParticipantReport, RoomReport, TrackReport};
 
-use super::{Home, Participant, Room};
+use super::{Home, Now, Participant, Room};
 
 impl Room {
     /// The next version of what we say to the other edges, at least the milliseconds since our start: a room that ended here and
