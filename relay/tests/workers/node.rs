@@ -21,6 +21,7 @@ pub(crate) const MESH: &str = "test";
 pub(crate) const HOUR: Duration = Duration::from_hours(1);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
+#[expect(clippy::large_enum_variant, reason = "a handful in a test")]
 pub(crate) enum News {
     Event(MeshEvent, Instant),
     Media(TrackKey, StreamIndex, PacketRef, Instant),

@@ -12,6 +12,7 @@ pub(super) const MS: Duration = Duration::from_millis(1);
 pub(super) const DELAY: Duration = Duration::from_millis(20);
 pub(super) const ROOM: &str = "standup";
 
+#[expect(clippy::large_enum_variant, reason = "a handful in a test")]
 pub(super) enum Cargo {
     Datagram(Bytes),
     Message(Message),
