@@ -42,7 +42,7 @@ function Control({ label, shortcut, pressed, tone = 'plain', badge = 0, onClick,
       aria-keyshortcuts={shortcut}
       title={shortcut ? `${label} (${shortcut.toUpperCase()})` : label}
       onClick={onClick}
-      className={`relative grid size-12 shrink-0 place-items-center rounded-full transition-colors ${TONES[tone]}`}
+      className={`relative grid size-10 shrink-0 place-items-center rounded-full transition-colors sm:size-12 ${TONES[tone]}`}
     >
       {children}
       {badge > 0 && (
