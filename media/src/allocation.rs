@@ -32,6 +32,10 @@ const HOLD_MIN: Duration = Duration::from_secs(2);
 /// Longest time without a step up on a path that never carries it.
 const HOLD_MAX: Duration = Duration::from_secs(60);
 
+/// Longest time that a paused video waits for its lowest step when that fits: no picture at all is worse than one that comes and
+/// goes.
+const HOLD_PAUSED: Duration = Duration::from_secs(5);
+
 /// What fits so many times over does not wait: the path is another one than that which did not carry it.
 const AMPLE: u64 = 3;
 
@@ -149,8 +153,8 @@ pub struct Table {
 /// Remembers what upgrades did to one subscriber.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Allocator {
-    /// Nothing goes up before.
-    hold_until: Option<Instant>,
+    /// Nothing goes up for `hold` from here on.
+    held: Option<Instant>,
     hold: Duration,
     raised: Option<Instant>,
 }
@@ -186,12 +190,14 @@ impl Allocator {
         }
         let all: u64 = audio + places.iter().map(|p| p.ladder.top_cost()).sum::<u64>();
         let before: u64 = audio + places.iter().map(|p| p.ladder.cost(p.had)).sum::<u64>();
+        let within = |hold: Duration| self.held.is_some_and(|from| now < from + hold);
         let used = deal(
             places,
             Purse {
                 budget,
                 used: audio,
-                waits: self.hold_until.is_some_and(|until| now < until),
+                waits: within(self.hold),
+                paused_wait: within(self.hold.min(HOLD_PAUSED)),
             },
         );
         self.judge(now, budget.map(|budget| before > budget), places);
@@ -219,7 +225,7 @@ impl Allocator {
             } else {
                 HOLD_MIN
             };
-            self.hold_until = Some(now + self.hold);
+            self.held = Some(now);
         }
         if places.iter().any(|p| !p.fresh && p.given > p.had) {
             self.raised = Some(now);
@@ -254,6 +260,8 @@ struct Purse {
     used: u64,
     /// Nothing may go up now.
     waits: bool,
+    /// Nothing may begin now.
+    paused_wait: bool,
 }
 
 impl Purse {
@@ -267,7 +275,12 @@ impl Purse {
             None => true,
             Some(budget) if kept => after <= budget,
             Some(budget) => {
-                let waits = self.waits && !place.fresh && after.saturating_mul(AMPLE) > budget;
+                let held = if place.given == 0 {
+                    self.paused_wait
+                } else {
+                    self.waits
+                };
+                let waits = held && !place.fresh && after.saturating_mul(AMPLE) > budget;
                 !waits && with_headroom(after) <= budget
             }
         };

@@ -67,8 +67,8 @@ const RISING_US: Micros = 1_000_000;
 
 /// How much faster than the estimate the pacer may send: frames come in bursts, and what waits in the
 /// pacer is late. libwebrtc sends at 2.5 times; an edge gets its frames paced already, and a keyframe for a narrow path must not fill
-/// the queue of that path.
-const PACE: f64 = 1.5;
+/// the queue of that path: audio that is sent behind it waits there.
+const PACE: f64 = 1.25;
 
 /// What a controller starts from.
 #[derive(Debug, Clone, Copy)]
@@ -284,7 +284,11 @@ impl Controller {
             lost: packets * loss,
             bps,
         });
-        self.aimd.increase(self.sample(now, Some(bps)));
+        // Without feedback there are no probes.
+        self.aimd.increase(Sample {
+            limited: false,
+            ..self.sample(now, Some(bps))
+        });
         self.loss.forget_above(self.aimd.bps());
         self.apply();
     }
@@ -306,9 +310,20 @@ impl Controller {
     pub fn set_wanted(&mut self, now: Instant, bps: u64) {
         let now = self.micros(now);
         self.prober.set_wanted(bps as f64);
-        if self.has_feedback && self.is_sending(now) {
-            self.prober.tick(self.conditions(now));
+        if !self.has_feedback {
+            return;
         }
+        if !self.is_sending(now) {
+            // Feedback comes only for what is sent: what was known of queues is old, and nobody else will ask again.
+            self.forget_delays();
+        }
+        self.prober.tick(self.conditions(now));
+    }
+
+    /// Whether [`Self::poll_probe`] has one.
+    #[must_use]
+    pub fn has_probe(&self) -> bool {
+        self.prober.is_ready()
     }
 
     /// What may be sent in bit/s; `None` until the peer told anything of the path: peers that never do are
@@ -318,10 +333,17 @@ impl Controller {
         self.heard_at.map(|_| whole_bits(self.target()))
     }
 
-    /// Rate of the pacer in bit/s.
+    /// Rate of the pacer in bit/s. A queue that is to drain gets no more than the target.
     #[must_use]
     pub fn pacing_bps(&self) -> u64 {
-        whole_bits(self.target() * PACE)
+        let pace = if self.backlog.is_long() { 1.0 } else { PACE };
+        whole_bits(self.target() * pace)
+    }
+
+    /// Whether packets wait on the path for longer than frames and other traffic explain.
+    #[must_use]
+    pub fn has_backlog(&self) -> bool {
+        self.backlog.is_long()
     }
 
     /// A probe to send now. Only for peers that negotiated transport-wide feedback: nobody else measures it.
@@ -423,10 +445,17 @@ impl Controller {
         let sample = self.sample(now, acked);
         let measured = self.clusters.measure(inherent);
         self.stats.probes_measured += u64::from(measured.is_some());
-        if let Some(measured) = measured.filter(|measured| measured.full) {
+        if let Some(measured) = measured.filter(|measured| measured.full)
+            && !self.backlog.is_long()
+        {
+            // A probe of 20 ms makes no long queue.
             self.aimd.filled(now, measured.bps);
         }
-        let usage = self.trendline.usage();
+        // On a narrow path one packet delays the next by tens of milliseconds, which looks like a slope where no queue is.
+        let usage = match self.trendline.usage() {
+            Usage::Over if self.backlog.is_none() => Usage::Normal,
+            usage => usage,
+        };
         let worth = measured.and_then(|probe| self.worth(probe, usage, sample));
         match (worth, usage) {
             (Some(bps), _) => {
@@ -435,7 +464,14 @@ impl Controller {
                 self.loss.proven(bps);
             }
             (None, Usage::Over) => {
-                self.stats.overuses += u64::from(self.aimd.decrease(sample));
+                // A keyframe fills a path that was half empty: what arrives then is what the path carries.
+                let latest = self.acked.latest_bps();
+                let acked_bps = sample.acked_bps.into_iter().chain(latest).reduce(f64::max);
+                let burst = Sample {
+                    acked_bps,
+                    ..sample
+                };
+                self.stats.overuses += u64::from(self.aimd.decrease(burst));
             }
             (None, Usage::Under) => self.aimd.drain(),
             (None, Usage::Normal) => self.aimd.increase(sample),
@@ -486,8 +522,7 @@ impl Controller {
         };
         let pause = now - heard_at;
         if pause > STREAM_TIMEOUT_US {
-            self.groups = Groups::default();
-            self.trendline = Trendline::new();
+            self.forget_delays();
         }
         let start = self.config.start_bps as f64;
         let halvings = i32::try_from(pause / STALE_US).unwrap_or(i32::MAX).min(32);
@@ -495,6 +530,12 @@ impl Controller {
             let bps = self.aimd.bps() * 0.5f64.powi(halvings);
             self.aimd.set(now, bps.max(start));
         }
+    }
+
+    fn forget_delays(&mut self) {
+        self.groups = Groups::default();
+        self.trendline = Trendline::new();
+        self.backlog.forget_queue();
     }
 
     /// The peer was heard of.
@@ -559,6 +600,7 @@ impl Controller {
             bps: self.estimate(),
             max_bps: self.remb_bps.map_or(max, |remb| remb.min(max)),
             calm: self.trendline.usage() == Usage::Normal && !self.backlog.is_long(),
+            idle: !self.is_sending(now),
         }
     }
 

@@ -11,6 +11,9 @@ use super::Micros;
 const PERIODS: usize = 4;
 const PERIOD_US: Micros = 10_000_000;
 
+/// A packet that waited less than this met no queue: jitter, and the end of the packet before it.
+const NONE_US: Micros = 8_000;
+
 /// Queues up to this length are left to the slope: frames make them, and other flows.
 const TOLERATED_US: Micros = 100_000;
 
@@ -53,6 +56,16 @@ impl Backlog {
         }
         let least = self.least.iter().copied().min().unwrap_or(delay);
         self.queue_us = delay - least;
+    }
+
+    /// What waited is gone after a pause.
+    pub(super) fn forget_queue(&mut self) {
+        self.queue_us = 0;
+    }
+
+    /// Whether some packet of the last feedback hardly waited.
+    pub(super) fn is_none(&self) -> bool {
+        self.queue_us < NONE_US
     }
 
     /// Whether there is more than other traffic and frames explain.

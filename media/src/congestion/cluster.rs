@@ -30,7 +30,7 @@ const FASTER_MAX: f64 = 2.0;
 const FULL: f64 = 0.9;
 
 /// Share of a full path's rate that is used: libwebrtc's `kTargetUtilizationFraction`.
-const UTILIZATION: f64 = 0.95;
+pub(super) const UTILIZATION: f64 = 0.95;
 
 /// A measured rate in bit/s.
 #[derive(Debug, Clone, Copy, PartialEq)]

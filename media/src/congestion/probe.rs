@@ -20,7 +20,7 @@ const PERIODIC_SCALE: f64 = 2.0;
 /// Time between probes while more is wanted: libwebrtc's `alr_probing_interval`.
 const PERIOD_US: Micros = 5_000_000;
 
-/// Time between probes when what is wanted rises: libwebrtc waits for the result as long. Then all that is wanted is tried at once,
+/// Time between probes when what is wanted rises, or while nothing fits and nothing is sent: libwebrtc waits for the result as long. Then all that is wanted is tried at once,
 /// as at the start: somebody waits for a picture.
 const RAISED_PERIOD_US: Micros = 1_000_000;
 
@@ -79,6 +79,8 @@ pub(super) struct Conditions {
     pub(super) max_bps: f64,
     /// The queue is short and neither grows nor drains.
     pub(super) calm: bool,
+    /// Nothing has been sent for a while.
+    pub(super) idle: bool,
 }
 
 /// Decides on probes.
@@ -133,6 +135,11 @@ impl Prober {
         }
     }
 
+    /// Whether there is a probe to send.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// The next probe to send.
     pub(super) fn poll(&mut self) -> Option<Probe> {
         (!self.ready.is_empty()).then(|| self.ready.remove(0))
@@ -175,7 +182,7 @@ impl Prober {
             self.make(conditions, bps);
             return;
         }
-        let period = if self.raised {
+        let period = if self.raised || conditions.idle {
             RAISED_PERIOD_US
         } else {
             PERIOD_US
@@ -227,6 +234,7 @@ mod tests {
             bps,
             max_bps: 100e6,
             calm: true,
+            idle: false,
         }
     }
 

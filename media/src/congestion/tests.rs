@@ -290,7 +290,7 @@ fn a_silent_peer_is_not_limited() {
     assert_eq!(controller.poll_timeout(), None);
     controller.handle_timeout(now + Duration::from_secs(60));
     assert_eq!(controller.target_bps(), None);
-    assert_eq!(controller.pacing_bps(), 1_500_000);
+    assert_eq!(controller.pacing_bps(), 1_250_000);
 }
 
 #[test]

@@ -92,6 +92,10 @@ impl Router {
         transport.split = (budget, now);
         let summary = transport.allocator.allocate(now, budget, table);
         transport.egress.set_wanted(now, summary.wanted_bps);
+        if transport.egress.controller.has_probe() {
+            let armed = &mut transport.armed_pacer;
+            self.timers.arm(armed, Timer::Pacer(slot), now);
+        }
     }
 
     /// Lets a subscription have what it was given.

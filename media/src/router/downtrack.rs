@@ -52,6 +52,8 @@ pub(super) struct Downtrack {
     pub(super) rtx_ssrc: Option<u32>,
     /// Extended sequence number of the next retransmission.
     pub(super) next_rtx: u64,
+    /// Number that the newest keyframe began with: what was before it can be done without.
+    pub(super) keyframe_at: u64,
     pub(super) started: bool,
     pub(super) packets: u32,
     pub(super) octets: u32,
@@ -117,6 +119,7 @@ impl Downtrack {
             red: config.red,
             rtx_ssrc: config.rtx_ssrc,
             next_rtx: first.1,
+            keyframe_at: first.0,
             started: false,
             packets: 0,
             octets: 0,

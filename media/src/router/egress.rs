@@ -28,7 +28,7 @@ const RTCP_MAX: usize = 1180;
 /// Bytes of retransmission credit that a transport may save up while nothing is known of its path.
 const RTX_CREDIT_MAX: u32 = 256 * 1024;
 
-/// Credit at the start in bytes, and what a slow path may save up at least: a keyframe.
+/// Credit at the start in bytes: a keyframe.
 const RTX_CREDIT_INITIAL: u32 = 64 * 1024;
 
 /// Retransmissions get one part in this many of the estimate: enough for a fifth lost, and what is left still carries media.
@@ -36,6 +36,10 @@ const RTX_SHARE: u64 = 4;
 
 /// How much credit may be saved up, as time at that share.
 const RTX_SAVED: Duration = Duration::from_secs(1);
+
+/// What a narrow path may save up in bytes all the same: eight packets. A burst of more would hold the queue that lost the
+/// packets full.
+const RTX_CREDIT_NARROW: u32 = 8 * 1200;
 
 /// A video frame does not begin while more than this was sent beyond the estimate or waits: the subscription goes on with a
 /// keyframe, by then of a layer that fits. Encoders' keyframes are at most nine frames' share (libvpx' `rc_max_intra_target` as
@@ -310,7 +314,7 @@ impl Egress {
         if let Some(target_bps) = self.controller.target_bps() {
             let elapsed = now.saturating_duration_since(self.rtx_credited);
             self.rtx_credited = now;
-            let most = (share(target_bps, RTX_SAVED)).max(RTX_CREDIT_INITIAL);
+            let most = share(target_bps, RTX_SAVED).max(RTX_CREDIT_NARROW);
             let earned = share(target_bps, elapsed.min(RTX_SAVED));
             self.rtx_credit = self.rtx_credit.saturating_add(earned).min(most);
         }

@@ -292,6 +292,9 @@ fn forward(
         .forward(passing.number, packet.timestamp, passing.vp8.as_ref())
         .ok_or(DropReason::TooLate)?;
     sent.marker = downtrack.marker(packet);
+    if packet.layer.key && packet.layer.frame_start {
+        downtrack.keyframe_at = downtrack.keyframe_at.max(sent.seq);
+    }
     downtrack.last_sent = Some(passing.moment.now);
     let stamped = Stamped {
         stream: passing.stream,

@@ -100,6 +100,9 @@ fn grant(
     ends: (&mut Downtrack, &mut Transport),
 ) -> Option<(SentRecord, usize)> {
     let (downtrack, transport) = ends;
+    if is_needless(downtrack, seq, transport) {
+        return None;
+    }
     let rtt = transport.egress.round_trip(downtrack);
     let (shortest, longest) = INTERVAL_MS;
     let interval = u16::try_from(rtt.as_millis())
@@ -119,6 +122,12 @@ fn grant(
         .egress
         .spend_repair(moment.now, bytes)
         .then_some((record, bytes))
+}
+
+/// Whether a repair would keep a queue full for nothing: the stream is paused and will begin anew, or a later keyframe is on its way.
+fn is_needless(downtrack: &Downtrack, seq: u16, transport: &Transport) -> bool {
+    let superseded = extend(downtrack.rewriter.next_seq(), seq) < downtrack.keyframe_at;
+    transport.egress.controller.has_backlog() && (superseded || downtrack.granted.is_none())
 }
 
 /// Sends a packet again; returns its bytes on the wire.

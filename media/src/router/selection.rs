@@ -12,11 +12,11 @@ impl Router {
     /// After any change: announces demand, asks for missing keyframes, arms the track's timer.
     pub(super) fn refresh_track(&mut self, now: Instant, slot: usize, out: &mut Output) {
         self.refresh_demand(now, slot, out);
-        let waiting = self.waiting(slot);
+        let (waiting, deferred) = self.waiting(slot);
         for stream in (0..8).filter(|stream| waiting & (1 << stream) != 0) {
             self.request_keyframe(now, slot, stream, out);
         }
-        self.arm_track(now, slot, waiting != 0);
+        self.arm_track(now, slot, waiting != 0 || deferred);
     }
 
     /// Announces a changed demand.
@@ -38,25 +38,32 @@ impl Router {
         }
     }
 
-    /// Bitmask of streams whose keyframe some subscription waits for.
-    fn waiting(&self, slot: usize) -> u8 {
+    /// Bitmask of streams whose keyframe some subscription waits for and could take, and whether there are some that could not:
+    /// a keyframe into a full queue is refused or makes it longer.
+    fn waiting(&self, slot: usize) -> (u8, bool) {
         let Some(track) = self.tracks.get(slot) else {
-            return 0;
+            return (0, false);
         };
         if track.muted || track.is_audio() {
-            return 0;
+            return (0, false);
         }
-        let mut waiting = 0;
+        let (mut waiting, mut deferred) = (0, false);
         for downtrack in track
             .downtracks
             .iter()
             .filter_map(|&at| self.downtracks.get(at))
         {
-            if let Some(stream) = downtrack.waits_for(track) {
+            let Some(stream) = downtrack.waits_for(track) else {
+                continue;
+            };
+            let transport = self.transports.get(downtrack.transport);
+            if transport.is_some_and(|transport| transport.egress.controller.has_backlog()) {
+                deferred = true;
+            } else {
                 waiting |= 1 << stream;
             }
         }
-        waiting
+        (waiting, deferred)
     }
 
     fn arm_track(&mut self, now: Instant, slot: usize, waiting: bool) {
@@ -116,7 +123,7 @@ impl Router {
     /// Sends the requests that may go out, and arms the timer for the rest.
     fn send_keyframe_requests(&mut self, now: Instant, slot: usize, out: &mut Output) {
         let interval = self.config.keyframe_interval_min;
-        let waiting = self.waiting(slot);
+        let (waiting, _) = self.waiting(slot);
         while let Some(track) = self.tracks.get_mut(slot) {
             let Some(stream) = track.next_request(now, waiting, interval) else {
                 if let Some(at) = track.next_request_at(now, interval) {

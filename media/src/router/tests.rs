@@ -14,6 +14,7 @@ mod allocate;
 mod audio;
 mod bottleneck;
 mod call;
+mod capacity;
 mod left_out;
 mod repair;
 mod report;

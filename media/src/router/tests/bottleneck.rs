@@ -128,7 +128,7 @@ impl Scene {
 }
 
 /// Extension 5 of a datagram: header extensions are not encrypted.
-fn transport_seq(datagram: &[u8]) -> Option<u16> {
+pub(super) fn transport_seq(datagram: &[u8]) -> Option<u16> {
     if rtp::is_rtcp(datagram) {
         return None;
     }

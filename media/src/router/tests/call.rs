@@ -48,6 +48,8 @@ pub(super) struct Path {
     pub(super) rate_bps: u64,
     pub(super) delay: Duration,
     pub(super) queue_max: Duration,
+    /// Bytes beside each datagram that the path carries.
+    pub(super) overhead: usize,
     free_at: Instant,
     /// What is on its way, by arrival.
     pub(super) carried: VecDeque<(Instant, Vec<u8>)>,
@@ -62,6 +64,7 @@ impl Path {
             rate_bps,
             delay: Duration::from_millis(20),
             queue_max: Duration::from_millis(300),
+            overhead: 0,
             free_at: now,
             carried: VecDeque::new(),
             queued: Vec::new(),
@@ -75,7 +78,7 @@ impl Path {
         if start - now > self.queue_max {
             return self.dropped.push((now, datagram.to_vec()));
         }
-        let bits = datagram.len() as u64 * 8;
+        let bits = (datagram.len() + self.overhead) as u64 * 8;
         self.free_at = start + Duration::from_micros(bits * 1_000_000 / self.rate_bps);
         let arrival = self.free_at + self.delay;
         self.carried.push_back((arrival, datagram.to_vec()));
@@ -166,6 +169,8 @@ pub(super) struct Call {
     pub(super) peers: Vec<Peer>,
     pub(super) events: Vec<Event>,
     pub(super) exported: Vec<ExportedPacket>,
+    /// Tracks that are audio: their subscriptions have no RTX.
+    audio: Vec<u32>,
     profile: Profile,
 }
 
@@ -183,6 +188,7 @@ impl Call {
             peers: Vec::new(),
             events: Vec::new(),
             exported: Vec::new(),
+            audio: Vec::new(),
             profile: Profile::AeadAes128Gcm,
         }
     }
@@ -228,11 +234,12 @@ impl Call {
 
     pub(super) fn subscribe(&mut self, peer: usize, track: u32, target: Option<Target>) {
         let id = u32::try_from(peer).unwrap();
+        let is_audio = self.audio.contains(&track);
         let payload = |codec, pt, rtx_pt| SendPayload { codec, pt, rtx_pt };
         let config = SubscriptionConfig {
             mid: format!("m{track}"),
             ssrc: 0x1000 * (id + 1) + track,
-            rtx_ssrc: Some(0x1000 * (id + 1) + track + 0x800),
+            rtx_ssrc: (!is_audio).then_some(0x1000 * (id + 1) + track + 0x800),
             payloads: vec![
                 payload(Codec::Opus, 120, None),
                 payload(Codec::Vp8, 100, Some(101)),
@@ -532,6 +539,7 @@ pub(super) fn publish_video(call: &mut Call, peer: usize, track: u32, rids: &[&s
 
 /// Publishes an Opus and RED track.
 pub(super) fn publish_audio(call: &mut Call, peer: usize, track: u32) {
+    call.audio.push(track);
     let config = TrackConfig::new(Codec::Opus, Source::Local(key(peer)), 1);
     call.command(Command::AddTrack {
         track: TrackKey(track),
