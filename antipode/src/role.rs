@@ -127,6 +127,9 @@ pub(crate) async fn relay(flags: Flags, log: &LogFlags) -> anyhow::Result<()> {
 /// When the configuration is bad or the control plane cannot start.
 pub(crate) async fn control(flags: Flags, log: &LogFlags) -> anyhow::Result<()> {
     let config: control_plane::Config = flags.load()?;
+    let unsound =
+        |error: control_plane::config::Unsound| runtime::config::Error::Unsound(Box::new(error));
+    config.check().map_err(unsound)?;
     match flags.start(&log.over(None))? {
         Some(shutdown) => control_plane::run(config, shutdown).await,
         None => Ok(()),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use proto::control::control_message::Message as Down;
 use proto::control::node_message::Message as Up;
-use proto::control::{AssignResponse, ControlMessage, Hello, NodeState};
+use proto::control::{ApiKey, AssignResponse, ControlMessage, Hello, NodeState};
 use proto::{NodeId, RoomName};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use crate::core::{AssignError, Core, Input, Output, Settings, Ticket};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::registry::SessionId;
-use crate::store::{Change, Durable, Ephemeral, Saved, Update};
+use crate::store::{Change, Durable, Ephemeral, Fenced, Saved, Update};
 
 /// Commands that wait; senders wait beyond it.
 const QUEUE: usize = 4_096;
@@ -25,6 +25,8 @@ const QUEUE: usize = 4_096;
 const BATCH: usize = 256;
 /// How often gauges are set.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
+/// Participants' sessions and events that wait while the store is away.
+const HISTORY_MAX: usize = 100_000;
 /// Longest wait for the store.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,6 +49,7 @@ enum Command {
         room: RoomName,
         reply: oneshot::Sender<Result<AssignResponse, AssignError>>,
     },
+    Keys(Vec<ApiKey>),
 }
 
 /// The control plane's task has ended.
@@ -107,6 +110,14 @@ impl Handle {
         answer.await.map_err(|_| Stopped)
     }
 
+    /// Hands all nodes other API keys.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn keys(&self, keys: Vec<ApiKey>) -> Result<(), Stopped> {
+        self.send(Command::Keys(keys)).await
+    }
+
     async fn send(&self, command: Command) -> Result<(), Stopped> {
         self.commands.send(command).await.map_err(|_| Stopped)
     }
@@ -152,6 +163,8 @@ struct Unsaved {
     ended: BTreeMap<String, Change>,
     rooms: BTreeMap<String, Change>,
     nodes: BTreeMap<NodeId, Change>,
+    /// What happened, in order.
+    history: Vec<Change>,
 }
 
 impl Unsaved {
@@ -166,7 +179,17 @@ impl Unsaved {
                 );
             }
             Change::NodeForgotten(node) => drop(self.nodes.insert(node.clone(), change)),
+            Change::Joined(_) | Change::Left { .. } | Change::Webhook(_) => {
+                self.history.push(change);
+            }
         }
+    }
+
+    /// Drops the oldest history beyond what is kept while the store is away; returns how much.
+    fn bound(&mut self) -> usize {
+        let excess = self.history.len().saturating_sub(HISTORY_MAX);
+        self.history.drain(..excess);
+        excess
     }
 
     /// All changes: ends of rooms before beginnings, so that a room of the same name may begin. One that began and ended
@@ -177,17 +200,29 @@ impl Unsaved {
             .iter()
             .filter(|(sid, _)| !self.ended.contains_key(*sid));
         let rooms = self.ended.values().chain(living.map(|(_, change)| change));
-        rooms.chain(self.nodes.values()).cloned().collect()
+        rooms
+            .chain(self.nodes.values())
+            .chain(&self.history)
+            .cloned()
+            .collect()
     }
 
     fn is_empty(&self) -> bool {
-        self.rooms.is_empty() && self.ended.is_empty() && self.nodes.is_empty()
+        self.rooms.is_empty()
+            && self.ended.is_empty()
+            && self.nodes.is_empty()
+            && self.history.is_empty()
     }
 
     fn rooms(&self) -> Vec<RoomName> {
         let name = |change: &Change| match change {
             Change::Room(room) => Some(room.room.clone()),
-            Change::RoomEnded { .. } | Change::Node(_) | Change::NodeForgotten(_) => None,
+            Change::RoomEnded { .. }
+            | Change::Node(_)
+            | Change::NodeForgotten(_)
+            | Change::Joined(_)
+            | Change::Left { .. }
+            | Change::Webhook(_) => None,
         };
         self.rooms.values().filter_map(name).collect()
     }
@@ -265,6 +300,7 @@ impl Actor {
                 self.calls.insert(ticket, reply);
                 Input::Assign { ticket, node, room }
             }
+            Command::Keys(keys) => Input::Keys(keys),
         };
         self.core.handle_input(now, input);
     }
@@ -288,14 +324,25 @@ impl Actor {
                 Output::Timeout(at) => break at,
             }
         };
-        let saved = self.unsaved.is_empty() || self.save().await;
-        self.act(effects, saved).await;
-        if saved {
-            return deadline;
+        let outcome = if self.unsaved.is_empty() {
+            Some(Vec::new())
+        } else {
+            self.save().await
+        };
+        self.act(effects, outcome.as_deref()).await;
+        let input = match outcome {
+            Some(fenced) if fenced.is_empty() => return deadline,
+            Some(fenced) => Input::Fenced(fenced),
+            None => Input::SaveFailed {
+                rooms: self.unsaved.rooms(),
+            },
+        };
+        let failed = matches!(input, Input::SaveFailed { .. });
+        self.core.handle_input(Instant::now(), input);
+        if !failed {
+            // What it wants now is done at once.
+            return Instant::now();
         }
-        let rooms = self.unsaved.rooms();
-        self.core
-            .handle_input(Instant::now(), Input::SaveFailed { rooms });
         // A failed save sets a timer and does nothing else.
         if let Output::Timeout(at) = self.core.poll_output(Instant::now()) {
             at
@@ -304,39 +351,61 @@ impl Actor {
         }
     }
 
-    async fn save(&mut self) -> bool {
+    /// Saves what waits; the rooms that another replica planned meanwhile, or `None` when nothing was saved.
+    async fn save(&mut self) -> Option<Vec<Fenced>> {
         let changes = self.unsaved.changes();
         let saving = tokio::time::timeout(SAVE_TIMEOUT, self.stores.durable.save(&changes));
         let error = match saving.await {
-            Ok(Ok(())) => {
+            Ok(Ok(fenced)) => {
                 self.metrics.saves.with_label_values(&["ok"]).inc();
+                let count = u64::try_from(fenced.len()).unwrap_or(u64::MAX);
+                self.metrics.fenced.inc_by(count);
                 self.unsaved = Unsaved::default();
-                return true;
+                return Some(fenced);
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_owned(),
         };
         self.metrics.saves.with_label_values(&["failed"]).inc();
+        let lost = self.unsaved.bound();
+        if lost > 0 {
+            let count = u64::try_from(lost).unwrap_or(u64::MAX);
+            let counter = self.metrics.saves.with_label_values(&["lost"]);
+            counter.inc_by(count);
+            tracing::warn!(lost, "history dropped: the store is away for too long");
+        }
         tracing::warn!(
             error,
             changes = changes.len(),
             "changes could not be saved; plans are held back"
         );
-        false
+        None
     }
 
-    async fn act(&mut self, effects: Effects, saved: bool) {
+    /// Acts on what was saved, but for the rooms that were fenced; `None` when nothing was saved.
+    async fn act(&mut self, effects: Effects, outcome: Option<&[Fenced]>) {
         if let Err(error) = self.stores.ephemeral.apply(effects.updates).await {
             tracing::warn!(%error, "ephemeral store refused changes");
         }
+        let fenced = |room: &str| {
+            let rooms = outcome.unwrap_or_default().iter();
+            rooms.into_iter().any(|fenced| fenced.room.as_str() == room)
+        };
         for (session, message) in effects.messages {
-            self.deliver(session, message, saved);
+            let held = match &message.message {
+                Some(Down::Plan(_)) if outcome.is_none() => Some("unsaved"),
+                Some(Down::Plan(plan)) if fenced(&plan.room) => Some("fenced"),
+                _ => None,
+            };
+            self.deliver(session, message, held);
         }
         for (ticket, result) in effects.answers {
-            let result = if saved {
-                result
-            } else {
-                result.and(Err(AssignError::NotSaved))
+            let result = match result {
+                Ok(_) if outcome.is_none() => Err(AssignError::NotSaved),
+                Ok(answer) if answer.plan.as_ref().is_some_and(|plan| fenced(&plan.room)) => {
+                    Err(AssignError::Fenced)
+                }
+                other => other,
             };
             if let Some(call) = self.calls.remove(&ticket) {
                 // The caller may have gone meanwhile.
@@ -350,7 +419,8 @@ impl Actor {
         }
     }
 
-    fn deliver(&self, session: SessionId, message: ControlMessage, saved: bool) {
+    /// Hands a message to its session; `held` is why a plan must not be sent.
+    fn deliver(&self, session: SessionId, message: ControlMessage, held: Option<&'static str>) {
         let plan = matches!(message.message, Some(Down::Plan(_)));
         let dropped = |reason| {
             self.metrics
@@ -358,8 +428,10 @@ impl Actor {
                 .with_label_values(&[reason])
                 .inc()
         };
+        if let Some(reason) = held {
+            return dropped(reason);
+        }
         match self.sessions.get(&session) {
-            _ if plan && !saved => dropped("unsaved"),
             None if plan => dropped("disconnected"),
             None => {}
             Some(outbox) => {

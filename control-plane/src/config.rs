@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub use runtime::secret::Secret;
 use runtime::telemetry::LogConfig;
 use serde::{Deserialize, Serialize};
+
+use crate::store::sealed;
 
 /// Configuration of the control role. Keys that are not known are refused.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,6 +51,22 @@ pub struct Config {
     pub empty_room_ms: u64,
     /// Logging.
     pub log: LogConfig,
+    /// The durable store: `postgres://USER:PASSWORD@HOST/DATABASE`, or the path of a SQLite file. Without it a SQLite
+    /// file in `data_dir`.
+    pub database_url: Option<Secret>,
+    /// The ephemeral store: `redis://…` or `rediss://…`. Without it in this process, which then must be the only replica.
+    pub redis_url: Option<Secret>,
+    /// The agent of Consul where this replica registers: `http://…` or `https://…`. Without it nodes and replicas are
+    /// known by their sessions alone.
+    pub consul_url: Option<Secret>,
+    /// Token for Consul's access control.
+    pub consul_token: Option<Secret>,
+    /// Host name or address where nodes and other replicas reach this one, for Consul. Without it the address that `grpc`
+    /// listens on, or, if that is any, the agent's.
+    pub advertise: Option<String>,
+    /// Seals secrets in the durable store: 32 bytes in base64 (`openssl rand -base64 32`). All replicas need the same.
+    /// Without it, and with a SQLite file, a file `master.key` in `data_dir` that is made at the first start.
+    pub master_key: Option<Secret>,
 }
 
 impl Default for Config {
@@ -70,6 +89,12 @@ impl Default for Config {
             restart_grace_ms: 15_000,
             empty_room_ms: 20_000,
             log: LogConfig::default(),
+            database_url: None,
+            redis_url: None,
+            consul_url: None,
+            consul_token: None,
+            advertise: None,
+            master_key: None,
         }
     }
 }
@@ -91,6 +116,23 @@ pub enum Unsound {
     /// Nothing could connect.
     #[error("http_connections must be at least 1")]
     NoConnections,
+    /// A URL of a kind that is not known. What it says is not shown: it may hold a password.
+    #[error("{key} must begin with {expected}")]
+    Url {
+        /// The key.
+        key: &'static str,
+        /// What it may begin with.
+        expected: &'static str,
+    },
+    /// The master key is not one.
+    #[error("master_key: {0}")]
+    MasterKey(sealed::Error),
+    /// Several replicas would seal with keys of their own.
+    #[error("database_url needs master_key: make one with `openssl rand -base64 32`")]
+    NoMasterKey,
+    /// Nodes' sessions would not know of each other.
+    #[error("redis_url needs database_url: replicas that share a Redis must share a database")]
+    RedisAlone,
 }
 
 impl Config {
@@ -105,39 +147,79 @@ impl Config {
         if !self.region.is_empty() && geo::region(&self.region).is_none() {
             return Err(Unsound::Region(self.region.clone()));
         }
-        let blank = |(key, secret): &(&String, &Secret)| key.is_empty() || secret.0.is_empty();
+        let blank =
+            |(key, secret): &(&String, &Secret)| key.is_empty() || secret.expose().is_empty();
         if let Some((key, _)) = self.keys.iter().find(blank) {
             return Err(Unsound::Key(key.clone()));
         }
         if self.http_connections == 0 {
             return Err(Unsound::NoConnections);
         }
+        self.check_stores()
+    }
+
+    fn check_stores(&self) -> Result<(), Unsound> {
+        let begins = |url: &Option<Secret>, schemes: &[&str]| {
+            url.as_ref().is_none_or(|url| {
+                schemes
+                    .iter()
+                    .any(|scheme| url.expose().starts_with(scheme))
+            })
+        };
+        if !begins(&self.redis_url, &["redis://", "rediss://"]) {
+            let (key, expected) = ("redis_url", "redis:// or rediss://");
+            return Err(Unsound::Url { key, expected });
+        }
+        if !begins(&self.consul_url, &["http://", "https://"]) {
+            let (key, expected) = ("consul_url", "http:// or https://");
+            return Err(Unsound::Url { key, expected });
+        }
+        let database = self.database();
+        if let Database::Unknown = database {
+            let key = "database_url";
+            let expected = "postgres://, postgresql:// or sqlite:, or be the path of a file";
+            return Err(Unsound::Url { key, expected });
+        }
+        let replicated = matches!(database, Database::Postgres(_));
+        if let Some(key) = &self.master_key {
+            sealed::Sealer::new(key).map_err(Unsound::MasterKey)?;
+        } else if replicated {
+            return Err(Unsound::NoMasterKey);
+        }
+        if self.redis_url.is_some() && !replicated {
+            return Err(Unsound::RedisAlone);
+        }
         Ok(())
     }
-}
 
-/// An API secret. Its `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The secret itself, for signing and for the nodes' sessions.
-    pub fn expose(&self) -> &str {
-        &self.0
+    /// Which database the durable store is.
+    pub fn database(&self) -> Database {
+        let Some(url) = &self.database_url else {
+            return Database::Sqlite(self.data_dir.join("control.db"));
+        };
+        match url.expose().split_once(':') {
+            Some(("postgres" | "postgresql", _)) => Database::Postgres(url.clone()),
+            Some(("sqlite", path)) => {
+                Database::Sqlite(path.strip_prefix("//").unwrap_or(path).into())
+            }
+            Some((scheme, rest)) if !scheme.contains('/') && rest.starts_with("//") => {
+                Database::Unknown
+            }
+            _ if url.expose().is_empty() => Database::Unknown,
+            _ => Database::Sqlite(url.expose().into()),
+        }
     }
 }
 
-impl<T: Into<String>> From<T> for Secret {
-    fn from(text: T) -> Self {
-        Self(text.into())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
+/// A database as configured.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Database {
+    /// A file.
+    Sqlite(PathBuf),
+    /// A server.
+    Postgres(Secret),
+    /// Something else.
+    Unknown,
 }
 
 /// How rooms cross the mesh.
@@ -235,6 +317,66 @@ mod tests {
             .check()
             .is_err()
         );
+    }
+
+    #[test]
+    fn stores_are_told_by_their_urls() {
+        let of = |url: &str| {
+            let database_url = Some(Secret::from(url));
+            Config {
+                database_url,
+                ..Config::default()
+            }
+            .database()
+        };
+        assert_eq!(
+            Config::default().database(),
+            Database::Sqlite("data/control.db".into())
+        );
+        for url in ["postgres://u:p@h/d", "postgresql://h/d"] {
+            assert_eq!(of(url), Database::Postgres(url.into()));
+        }
+        for (url, path) in [
+            ("/var/lib/a.db", "/var/lib/a.db"),
+            ("sqlite:a.db", "a.db"),
+            ("sqlite:///a.db", "/a.db"),
+        ] {
+            assert_eq!(of(url), Database::Sqlite(path.into()));
+        }
+        assert_eq!(of("mysql://h/d"), Database::Unknown);
+        assert_eq!(of(""), Database::Unknown);
+    }
+
+    #[test]
+    fn unsound_stores_are_refused_and_passwords_not_shown() {
+        let with = |adjust: fn(&mut Config)| {
+            let mut config = Config::default();
+            adjust(&mut config);
+            config.check().expect_err("unsound").to_string()
+        };
+        let postgres = Some(Secret::from("postgres://u:hush@h/d"));
+        assert!(with(|c| c.redis_url = Some("http://hush@h".into())).contains("redis_url"));
+        assert!(with(|c| c.redis_url = Some("redis://h".into())).contains("database_url"));
+        assert!(with(|c| c.consul_url = Some("hush".into())).contains("consul_url"));
+        assert!(with(|c| c.database_url = Some("mysql://hush@h".into())).contains("database_url"));
+        assert!(with(|c| c.database_url = Some("postgres://h".into())).contains("openssl"));
+        assert!(with(|c| c.master_key = Some("hush".into())).contains("master_key"));
+        for adjust in [
+            |c: &mut Config| c.redis_url = Some("http://hush@h".into()),
+            |c: &mut Config| c.consul_url = Some("hush".into()),
+            |c: &mut Config| c.database_url = Some("mysql://hush@h".into()),
+            |c: &mut Config| c.master_key = Some("hush".into()),
+        ] {
+            assert!(!with(adjust).contains("hush"));
+        }
+        let sound = Config {
+            database_url: postgres,
+            redis_url: Some("redis://h".into()),
+            master_key: Some("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into()),
+            ..Config::default()
+        };
+        assert_eq!(sound.check(), Ok(()));
+        assert!(!format!("{sound:?}").contains("hush"));
     }
 
     #[test]

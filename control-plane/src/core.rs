@@ -19,7 +19,7 @@ use rand::rngs::StdRng;
 use crate::config::RoomPolicy;
 use crate::planner::{Role, Topology};
 use crate::registry::{Refused, Registry, SessionId, Verdict};
-use crate::store::{Change, Saved, Update};
+use crate::store::{Change, Fenced, Saved, Update};
 pub use room::AssignError;
 use room::Room;
 
@@ -99,6 +99,10 @@ pub enum Input {
         /// The rooms.
         rooms: Vec<RoomName>,
     },
+    /// Another replica planned, began or ended these rooms meanwhile: their changes were not saved and their plans not sent.
+    Fenced(Vec<Fenced>),
+    /// There are other API keys from now on.
+    Keys(Vec<ApiKey>),
     /// Nothing but time passed.
     Timeout,
 }
@@ -196,6 +200,12 @@ impl Core {
                 self.unsaved.extend(rooms);
                 self.timers.insert((now + SAVE_RETRY, Timer::Unsaved));
             }
+            Input::Fenced(rooms) => {
+                rooms
+                    .into_iter()
+                    .for_each(|fenced| self.yield_to(now, fenced));
+            }
+            Input::Keys(keys) => self.set_keys(keys),
             Input::Timeout => self.run_timers(now),
         }
     }
@@ -307,6 +317,19 @@ impl Core {
         }
         self.replan_touched(now, &node);
         self.send_plans(session, &node);
+    }
+
+    fn set_keys(&mut self, keys: Vec<ApiKey>) {
+        if keys == self.settings.keys {
+            return;
+        }
+        self.settings.keys = keys;
+        let nodes = self.registry.iter();
+        let sessions: Vec<_> = nodes.filter_map(|(_, node)| node.session).collect();
+        for session in sessions {
+            let keys = self.settings.keys.clone();
+            self.transmit(session, Down::Keys(ApiKeys { keys }));
+        }
     }
 
     fn disconnect(&mut self, now: Instant, session: SessionId) {

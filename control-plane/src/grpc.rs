@@ -1,6 +1,7 @@
 //! The gRPC services for nodes and operators.
 
 mod admin;
+mod keys;
 mod rooms;
 mod session;
 
@@ -16,7 +17,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::actor::Handle;
 use crate::metrics::Metrics;
-use crate::store::Ephemeral;
+use crate::store::{Durable, Ephemeral};
 
 /// How often an idle connection is asked whether it lives: a node that vanished is seen within this and the next.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -30,6 +31,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub struct Services {
     /// The control plane's task.
     pub handle: Handle,
+    /// What outlives the process.
+    pub durable: Arc<dyn Durable>,
     /// What is known of the moment.
     pub ephemeral: Arc<dyn Ephemeral>,
     /// Counters.
@@ -57,6 +60,7 @@ pub async fn serve(
         .build_v1()?;
     let Services {
         handle,
+        durable,
         ephemeral,
         metrics,
     } = services;
@@ -69,7 +73,7 @@ pub async fn serve(
         .add_service(reflection)
         .add_service(NodeSessionServer::new(sessions))
         .add_service(RoomsServer::new(rooms::Rooms::new(handle, metrics)))
-        .add_service(AdminServer::new(admin::Admin::new(ephemeral)));
+        .add_service(AdminServer::new(admin::Admin::new(durable, ephemeral)));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = server.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::pin!(serving);

@@ -8,7 +8,6 @@ mod listen;
 mod regions;
 mod token;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use tower_http::cors::{Any, CorsLayer};
 
-use crate::config::Secret;
+use crate::keyring::Keyring;
 use crate::metrics::Metrics;
 use crate::store::Ephemeral;
 use error::ApiError;
@@ -44,7 +43,7 @@ pub struct Gateway {
     /// What is known of the moment.
     pub ephemeral: Arc<dyn Ephemeral>,
     /// API keys with their secrets.
-    pub keys: Arc<BTreeMap<String, Secret>>,
+    pub keys: Keyring,
     /// Whether everybody may have tokens and look.
     pub development: bool,
     /// The region that distances are measured from.

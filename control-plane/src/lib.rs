@@ -9,14 +9,17 @@ pub mod config;
 pub mod core;
 pub mod grpc;
 pub mod http;
+pub mod keyring;
 pub mod metrics;
 pub mod outbox;
 pub mod placement;
 pub mod planner;
+pub mod presence;
 pub mod registry;
 pub mod server;
 pub mod store;
 pub mod token;
+pub mod upkeep;
 
 pub use config::{Config, RoomPolicy, Secret};
 pub use server::{Server, run};

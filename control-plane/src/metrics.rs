@@ -23,6 +23,18 @@ pub struct Metrics {
     pub http_requests: IntCounterVec,
     /// Connections that the gateway serves now.
     pub http_connections: IntGauge,
+    /// Whether Redis is there: 1 or 0; 0 as well without one.
+    pub redis_up: IntGauge,
+    /// Operations on Redis that failed, by operation.
+    pub redis_failures: IntCounterVec,
+    /// Changes not written to Redis because it was gone or slow; they are written anew when it is back.
+    pub redis_dropped: IntCounter,
+    /// Rooms whose save was refused because another replica planned them meanwhile.
+    pub fenced: IntCounter,
+    /// Whether the registry answers: 1 or 0.
+    pub registry_up: IntGauge,
+    /// Processes in the registry, by role and health.
+    pub registered: IntGaugeVec,
 }
 
 impl Metrics {
@@ -76,6 +88,36 @@ impl Metrics {
                 "antipode_control_http_connections",
                 "Connections that the gateway serves now.",
             )?,
+            redis_up: IntGauge::new(
+                "antipode_control_redis_up",
+                "Whether Redis is there: 1 or 0.",
+            )?,
+            redis_failures: IntCounterVec::new(
+                Opts::new(
+                    "antipode_control_redis_failures_total",
+                    "Operations on Redis that failed, by operation.",
+                ),
+                &["operation"],
+            )?,
+            redis_dropped: IntCounter::new(
+                "antipode_control_redis_dropped_updates_total",
+                "Changes not written to Redis because it was gone or slow.",
+            )?,
+            fenced: IntCounter::new(
+                "antipode_control_fenced_total",
+                "Rooms whose save was refused because another replica planned them meanwhile.",
+            )?,
+            registry_up: IntGauge::new(
+                "antipode_control_registry_up",
+                "Whether the registry (Consul, or the built-in one) answers: 1 or 0.",
+            )?,
+            registered: IntGaugeVec::new(
+                Opts::new(
+                    "antipode_control_registered",
+                    "Processes in the registry, by role and health.",
+                ),
+                &["role", "health"],
+            )?,
         };
         registry.register(Box::new(metrics.nodes.clone()))?;
         registry.register(Box::new(metrics.rooms.clone()))?;
@@ -85,6 +127,12 @@ impl Metrics {
         registry.register(Box::new(metrics.saves.clone()))?;
         registry.register(Box::new(metrics.http_requests.clone()))?;
         registry.register(Box::new(metrics.http_connections.clone()))?;
+        registry.register(Box::new(metrics.redis_up.clone()))?;
+        registry.register(Box::new(metrics.redis_failures.clone()))?;
+        registry.register(Box::new(metrics.redis_dropped.clone()))?;
+        registry.register(Box::new(metrics.fenced.clone()))?;
+        registry.register(Box::new(metrics.registry_up.clone()))?;
+        registry.register(Box::new(metrics.registered.clone()))?;
         Ok(metrics)
     }
 }

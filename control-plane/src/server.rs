@@ -1,28 +1,30 @@
 //! Puts a control plane together and runs it.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use proto::control::ApiKey;
 use runtime::admin::{self, Readiness};
+use runtime::discovery::View;
 use runtime::ready::Ready;
 use runtime::shutdown::Shutdown;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::{self, Stores};
-use crate::config::{Config, Secret};
+use crate::config::Config;
 use crate::core::Settings;
 use crate::grpc::{self, Services};
 use crate::http::{self, Gateway, Limits};
+use crate::keyring::{Follower, Keyring};
 use crate::metrics::Metrics;
-use crate::store::Durable as _;
-use crate::store::memory::Memory;
-use crate::store::sqlite::Sqlite;
+use crate::presence;
+use crate::store::audit::By;
+use crate::store::{self, Durable};
+use crate::upkeep;
 
 /// How long a client of the gateway may take for a request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +34,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Server {
     grpc: SocketAddr,
     http: SocketAddr,
+    replicas: watch::Receiver<View>,
     tasks: Tasks,
 }
 
@@ -54,13 +57,10 @@ impl Server {
     ) -> anyhow::Result<Self> {
         config.check()?;
         let metrics = Metrics::register(registry).context("metrics")?;
-        let durable = Sqlite::open(&config.data_dir, now_ms())
-            .await
-            .context("database")?;
-        let keys = durable
-            .sync_keys(&config.keys, now_ms())
-            .await
-            .context("API keys")?;
+        let durable = store::open::durable(config).await.context("database")?;
+        let ephemeral = store::open::ephemeral(config, &metrics, &shutdown);
+        let ephemeral = ephemeral.await.context("redis_url")?;
+        let (keyring, version) = keys(config, &*durable).await.context("API keys")?;
         let saved = durable.load().await.context("saved state")?;
         tracing::info!(
             rooms = saved.rooms.len(),
@@ -76,25 +76,36 @@ impl Server {
         let (grpc, http) = (grpc_listener.local_addr()?, http_listener.local_addr()?);
 
         let stores = Stores {
-            durable: Arc::new(durable),
-            ephemeral: Arc::new(Memory::default()),
+            durable: Arc::clone(&durable),
+            ephemeral: Arc::clone(&ephemeral),
         };
-        let ephemeral = Arc::clone(&stores.ephemeral);
         let (handle, actor) = actor::spawn(
-            settings(config, &keys),
+            settings(config, &keyring),
             saved,
             stores,
             metrics.clone(),
             shutdown.clone(),
         );
+        let follower = Follower {
+            durable: Arc::clone(&durable),
+            ephemeral: Arc::clone(&ephemeral),
+            keyring: keyring.clone(),
+            handle: handle.clone(),
+            version,
+        };
+        let replicas = presence::start(config, (grpc, http), &metrics, &shutdown)?;
+        // Both end with `shutdown` and hold nothing that anybody waits for.
+        tokio::spawn(follower.run(shutdown.clone()));
+        tokio::spawn(upkeep::prune(Arc::clone(&durable), shutdown.clone()));
         let services = Services {
             handle,
+            durable,
             ephemeral: Arc::clone(&ephemeral),
             metrics: metrics.clone(),
         };
         let gateway = Gateway {
             ephemeral,
-            keys: Arc::new(keys),
+            keys: keyring,
             development: config.development,
             region: config.region.clone(),
             token_valid: Duration::from_secs(config.token_valid_s),
@@ -116,7 +127,12 @@ impl Server {
                 shutdown,
             )),
         };
-        Ok(Self { grpc, http, tasks })
+        Ok(Self {
+            grpc,
+            http,
+            replicas,
+            tasks,
+        })
     }
 
     /// Where the gRPC services listen.
@@ -127,6 +143,11 @@ impl Server {
     /// Where the gateway listens.
     pub fn http_addr(&self) -> SocketAddr {
         self.http
+    }
+
+    /// The control replicas as the registry shows them, this one included.
+    pub fn replicas(&self) -> watch::Receiver<View> {
+        self.replicas.clone()
     }
 
     /// Completes when a part of it ended for another reason than shutdown, or, after shutdown, when all have ended.
@@ -151,16 +172,26 @@ fn now_ms() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn settings(config: &Config, keys: &BTreeMap<String, Secret>) -> Settings {
-    let key = |(key, secret): (&String, &Secret)| ApiKey {
-        key: key.clone(),
-        secret: secret.expose().to_owned(),
+/// Makes the configured keys those of the store, and reads all there are and their version.
+async fn keys(config: &Config, durable: &dyn Durable) -> Result<(Keyring, u64), store::Error> {
+    let by = By {
+        who: &config.node_id,
+        at_ms: now_ms(),
     };
+    durable.sync_keys(&config.keys, by).await?;
+    // A change between the two is seen by the follower.
+    let version = durable.keys_version().await?;
+    let keyring = Keyring::default();
+    keyring.replace(durable.keys().await?);
+    Ok((keyring, version))
+}
+
+fn settings(config: &Config, keys: &Keyring) -> Settings {
     Settings {
         control_id: config.node_id.clone(),
         mesh: config.mesh.clone(),
         policy: config.room_policy.clone(),
-        keys: keys.iter().map(key).collect(),
+        keys: keys.for_nodes(),
         node_grace: Duration::from_millis(config.node_grace_ms),
         restart_grace: Duration::from_millis(config.restart_grace_ms),
         empty_room: Duration::from_millis(config.empty_room_ms),

@@ -1,18 +1,31 @@
 //! Where state lives. Durable state outlives the process; ephemeral state is rebuilt from what nodes report.
+//!
+//! Durable state is in PostgreSQL or a SQLite file ([`sql`]), ephemeral state in Redis ([`redis`]) or in the process
+//! ([`memory`]). One suite of tests runs against both of each.
 
+pub mod audit;
+pub mod catalogue;
+pub mod ephemeral;
+pub mod keys;
 pub mod memory;
-pub mod sqlite;
+pub mod open;
+pub mod redis;
+pub mod sealed;
+pub mod sql;
+pub mod webhooks;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 use futures_util::future::BoxFuture;
-use proto::control::{
-    GetRoomResponse, Hello, Link, LinkState, Node, RoomPlan, RoomReport, RoomSummary,
-};
+use proto::control::Hello;
 use proto::{NodeId, RoomName, RoomSid};
 
-use crate::config::Secret;
+pub use audit::Audit;
+pub use catalogue::Catalogue;
+pub use ephemeral::{Ephemeral, Update};
+pub use keys::Keys;
+pub use webhooks::Outbox;
 
 /// A store did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -23,10 +36,10 @@ pub enum Error {
     /// The schema could not be brought up to date.
     #[error("schema: {0}")]
     Schema(#[from] sqlx::migrate::MigrateError),
-    /// The database's folder could not be made.
-    #[error("data folder {path}: {source}")]
-    Folder {
-        /// The folder.
+    /// A file or folder of the embedded database could not be made or read.
+    #[error("{path}: {source}")]
+    File {
+        /// The file or folder.
         path: String,
         /// Why not.
         source: std::io::Error,
@@ -39,6 +52,21 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A secret could not be sealed or opened.
+    #[error(transparent)]
+    Sealed(#[from] sealed::Error),
+    /// There is one of this name already.
+    #[error("{0} exists already")]
+    Exists(String),
+    /// There is none of this name.
+    #[error("{0} does not exist")]
+    Missing(String),
+    /// Redis refused or is not there.
+    #[error("Redis: {0}")]
+    Redis(#[from] ::redis::RedisError),
+    /// The store took too long.
+    #[error("no answer in time")]
+    TimedOut,
 }
 
 /// A room that lives.
@@ -56,12 +84,27 @@ pub struct RoomRecord {
     pub created_at_ms: u64,
 }
 
+/// A room whose change was not saved: another process planned it, began one of its name, or ended it meanwhile.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fenced {
+    /// The room's session id in the change.
+    pub sid: RoomSid,
+    /// The room's name.
+    pub room: RoomName,
+    /// The room of that name that lives, as the other process left it; `None` when there is none. The next change may
+    /// go on from here.
+    pub current: Option<RoomRecord>,
+    /// No plan of a room of that name had a higher epoch.
+    pub epoch_max: u64,
+}
+
 /// One durable change.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Change {
-    /// A room began or has a new plan.
+    /// A room began or has a new plan. Saved if its row still is as this process read or wrote it last, and no plan of
+    /// that name had this epoch or a higher one.
     Room(RoomRecord),
-    /// A room ended.
+    /// A room ended. Saved under the same condition.
     RoomEnded {
         /// Its session id.
         sid: RoomSid,
@@ -72,8 +115,19 @@ pub enum Change {
     },
     /// A node joined or came back.
     Node(Hello),
-    /// A node died.
+    /// A node died. It stays in the catalogue.
     NodeForgotten(NodeId),
+    /// A participant joined.
+    Joined(catalogue::Session),
+    /// A participant left.
+    Left {
+        /// The participant's session id, `PA_…`.
+        participant: String,
+        /// When, milliseconds since the Unix epoch.
+        at_ms: u64,
+    },
+    /// An event that the application's servers are to hear of. Saving it again does nothing.
+    Webhook(webhooks::Webhook),
 }
 
 /// All that was saved, for a process that starts.
@@ -88,74 +142,20 @@ pub struct Saved {
 }
 
 /// State that outlives the process.
-pub trait Durable: fmt::Debug + Send + Sync {
-    /// Reads what was saved.
+pub trait Durable: Keys + Catalogue + Outbox + Audit + fmt::Debug + Send + Sync {
+    /// Reads what was saved. Later changes of rooms go on from there.
     fn load(&self) -> BoxFuture<'_, Result<Saved, Error>>;
 
-    /// Saves changes in one transaction: all or none.
-    fn save<'a>(&'a self, changes: &'a [Change]) -> BoxFuture<'a, Result<(), Error>>;
+    /// Saves changes in one transaction: all or none, but for the rooms that are returned, whose changes are left out.
+    fn save<'a>(&'a self, changes: &'a [Change]) -> BoxFuture<'a, Result<Vec<Fenced>, Error>>;
 
-    /// Makes the configured API keys those of the store, and returns all keys there are.
-    fn sync_keys<'a>(
-        &'a self,
-        configured: &'a BTreeMap<String, Secret>,
-        now_ms: u64,
-    ) -> BoxFuture<'a, Result<BTreeMap<String, Secret>, Error>>;
-}
+    /// Reads one room that lives. Later changes of it go on from there.
+    fn room<'a>(&'a self, room: &'a RoomName) -> BoxFuture<'a, Result<Option<RoomRecord>, Error>>;
 
-/// One change of what is known of the moment.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Update {
-    /// A node's state or load changed.
-    Node(Node),
-    /// A node is not shown any more.
-    NodeForgotten(NodeId),
-    /// A room began or has a new plan; `participants` of the summary is counted from the reports instead.
-    Room {
-        /// The room, its edges and epoch.
-        summary: RoomSummary,
-        /// Every involved node's plan.
-        plans: BTreeMap<NodeId, RoomPlan>,
-    },
-    /// A room ended.
-    RoomEnded(RoomName),
-    /// What a node knows of a room.
-    Report {
-        /// The node.
-        node: NodeId,
-        /// Its report.
-        report: RoomReport,
-    },
-    /// A node has no part in a room any more.
-    ReportGone {
-        /// The node.
-        node: NodeId,
-        /// The room.
-        room: RoomName,
-    },
-    /// All links of a node.
-    Links {
-        /// The node.
-        node: NodeId,
-        /// Their state.
-        links: Vec<LinkState>,
-    },
-}
+    /// Drops what ended or happened longer ago than it is kept: rooms and participants' sessions that ended, ids of
+    /// events. Epochs are not forgotten.
+    fn prune(&self, before_ms: u64) -> BoxFuture<'_, Result<(), Error>>;
 
-/// What is known of the moment: who is where. Read by people and the gateway; the planner does not depend on it.
-pub trait Ephemeral: fmt::Debug + Send + Sync {
-    /// Takes changes, in order.
-    fn apply(&self, updates: Vec<Update>) -> BoxFuture<'_, Result<(), Error>>;
-
-    /// All nodes by id.
-    fn nodes(&self) -> BoxFuture<'_, Result<Vec<Node>, Error>>;
-
-    /// All rooms by name.
-    fn rooms(&self) -> BoxFuture<'_, Result<Vec<RoomSummary>, Error>>;
-
-    /// One room with what every node reported on it.
-    fn room<'a>(&'a self, room: &'a str) -> BoxFuture<'a, Result<Option<GetRoomResponse>, Error>>;
-
-    /// All links, by reporting node and peer.
-    fn links(&self) -> BoxFuture<'_, Result<Vec<Link>, Error>>;
+    /// Whether the store answers.
+    fn ping(&self) -> BoxFuture<'_, Result<(), Error>>;
 }

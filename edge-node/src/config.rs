@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use runtime::secret::Secret;
 use runtime::telemetry::LogConfig;
 use runtime::tls::Paths;
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,12 @@ pub struct Config {
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
+    /// The agent of Consul where this node registers: `http://…` or `https://…`.
+    #[serde(default)]
+    pub consul_url: Option<Secret>,
+    /// Token for Consul's access control.
+    #[serde(default)]
+    pub consul_token: Option<Secret>,
 }
 
 fn default_mesh() -> String {

@@ -72,6 +72,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
             .context("media plane")?;
     let url = control::client_url(config.client_url.as_deref(), http);
     let hello = hello(&config, &plane, (incarnation, url.clone(), admin.url()));
+    register(&config, hello.clone(), &plane, &metrics, &shutdown)?;
     let (client, messages) = Client::connect(
         relay::control::Config {
             urls: config.control.clone(),
@@ -109,6 +110,22 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     readiness.set(false);
     say_goodbye(&edge).await;
     Ok(())
+}
+
+/// Registers in Consul, if there is one.
+fn register(
+    config: &Config,
+    hello: Hello,
+    plane: &MediaPlane,
+    metrics: &Metrics,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
+    let registration = relay::registration::Config {
+        url: config.consul_url.clone(),
+        token: config.consul_token.clone(),
+    };
+    let status = control::status(plane.mesh().clone(), metrics.clone());
+    relay::registration::start(&registration, hello, status, shutdown.token().clone())
 }
 
 fn plane_config(config: &Config, incarnation: u64) -> anyhow::Result<PlaneConfig> {

@@ -4,6 +4,7 @@ pub mod client;
 pub mod clip;
 pub mod load;
 pub mod meter;
+pub mod services;
 pub mod signal;
 pub mod speech;
 pub mod synthetic;

@@ -13,6 +13,7 @@ use proto::control::{Hello, Load, RoomReport};
 use proto::{NodeId, RegionId, RoomName};
 use runtime::admin::{self, Readiness};
 use runtime::ready::Ready;
+use runtime::secret::Secret;
 use runtime::shutdown::Shutdown;
 use runtime::telemetry::LogConfig;
 use runtime::tls::Paths;
@@ -22,6 +23,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::control::{self, Client, Status};
 use crate::mesh::command::{MeshCommand, MeshEvent, PeerInfo, Role, RoomPlan};
+use crate::registration;
 use crate::worker;
 use crate::worker::handle::{MeshHandle, MeshSink};
 
@@ -65,6 +67,12 @@ pub struct Config {
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
+    /// The agent of Consul where this node registers: `http://…` or `https://…`.
+    #[serde(default)]
+    pub consul_url: Option<Secret>,
+    /// Token for Consul's access control.
+    #[serde(default)]
+    pub consul_token: Option<Secret>,
 }
 
 fn default_mesh() -> String {
@@ -139,6 +147,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         pid: u64::from(std::process::id()),
         capacity: 0,
     };
+    let registration = registration::Config {
+        url: config.consul_url.clone(),
+        token: config.consul_token.clone(),
+    };
+    let (this, shown) = (hello.clone(), status(&mesh));
+    registration::start(&registration, this, shown, shutdown.token().clone())?;
     let session = control::Config {
         urls: config.control.clone(),
         hello,

@@ -34,6 +34,9 @@ pub enum Error {
     /// A key is unknown or missing, or its value is not of the right shape.
     #[error("bad configuration: {0}")]
     Value(Box<figment::Error>),
+    /// Settings that do not go together.
+    #[error("bad configuration: {0}")]
+    Unsound(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Reads `T` from the file (if any), the environment and the flags, each overriding the one before. `flags` serializes to

@@ -3,9 +3,11 @@
 
 pub mod admin;
 pub mod config;
+pub mod discovery;
 pub mod http;
 pub mod process;
 pub mod ready;
+pub mod secret;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;

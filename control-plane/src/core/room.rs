@@ -12,7 +12,7 @@ use rand::distr::Alphanumeric;
 use super::{CONFIRM_WITHIN, Core, Output, Timer};
 use crate::planner::{self, Hop, Hops, Role};
 use crate::registry::SessionId;
-use crate::store::{Change, RoomRecord, Update};
+use crate::store::{Change, Fenced, RoomRecord, Update};
 
 /// Length of a room's name in bytes.
 const ROOM_NAME_LENGTH_MAX: usize = 512;
@@ -40,6 +40,9 @@ pub enum AssignError {
     /// The plan's epoch could not be saved.
     #[error("the plan could not be saved")]
     NotSaved,
+    /// Another replica planned the room at the same time.
+    #[error("another replica planned the room at the same time; ask again")]
+    Fenced,
 }
 
 /// A room that lives.
@@ -372,6 +375,39 @@ impl Core {
             room.unsent = true;
             self.replan(now, name, None);
         }
+    }
+
+    /// Another replica was faster with a room: goes on from what it left, under a later epoch. What both know of members
+    /// is joined; who is not there any more is found by the next report.
+    pub(super) fn yield_to(&mut self, now: Instant, fenced: Fenced) {
+        let Some(room) = self.rooms.get(&fenced.room) else {
+            // It ended here. Should it live elsewhere, it does so without us.
+            return;
+        };
+        if room.sid != fenced.sid {
+            // About a room of that name that is gone here.
+            return;
+        }
+        let sid = match &fenced.current {
+            Some(current) => current.sid.clone(),
+            // It ended there. Those who are still here begin another one.
+            None => self.new_sid(),
+        };
+        let Some(room) = self.rooms.get_mut(&fenced.room) else {
+            return;
+        };
+        room.sid = sid;
+        room.epoch = room.epoch.max(fenced.epoch_max);
+        if let Some(current) = fenced.current {
+            room.created_at_ms = current.created_at_ms;
+            for node in current.members {
+                if self.registry.get(&node).is_some() {
+                    room.members.entry(node).or_insert(Membership::Certain);
+                }
+            }
+        }
+        tracing::info!(room_sid = %room.sid, epoch = room.epoch, "another replica planned the room");
+        self.plan_again(now, &fenced.room);
     }
 
     /// Tells a node that connected the plans it has a part in.

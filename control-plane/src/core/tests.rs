@@ -26,6 +26,7 @@ fn settings(policy: RoomPolicy) -> Settings {
         keys: vec![ApiKey {
             key: "devkey".to_owned(),
             secret: "secret".to_owned(),
+            project: "default".to_owned(),
         }],
         node_grace: GRACE,
         restart_grace: Duration::from_secs(15),

@@ -4,22 +4,31 @@ use std::sync::Arc;
 
 use proto::control::admin_server;
 use proto::control::{
-    GetRoomRequest, GetRoomResponse, ListLinksRequest, ListLinksResponse, ListNodesRequest,
-    ListNodesResponse, ListRoomsRequest, ListRoomsResponse,
+    CreateKeyRequest, CreateKeyResponse, CreateProjectRequest, CreateProjectResponse,
+    GetRoomRequest, GetRoomResponse, ListAuditRequest, ListAuditResponse, ListKeysRequest,
+    ListKeysResponse, ListLinksRequest, ListLinksResponse, ListNodesRequest, ListNodesResponse,
+    ListProjectsRequest, ListProjectsResponse, ListRoomsRequest, ListRoomsResponse,
+    RevokeKeyRequest, RevokeKeyResponse, RotateKeyRequest, RotateKeyResponse, VerifyAuditRequest,
+    VerifyAuditResponse,
 };
 use tonic::{Request, Response, Status};
 
-use crate::store::{Ephemeral, Error};
+use super::keys::{self, Operator};
+use crate::store::{Durable, Ephemeral, Error};
 
 /// The service.
 #[derive(Debug)]
 pub(super) struct Admin {
     ephemeral: Arc<dyn Ephemeral>,
+    operator: Operator,
 }
 
 impl Admin {
-    pub(super) fn new(ephemeral: Arc<dyn Ephemeral>) -> Self {
-        Self { ephemeral }
+    pub(super) fn new(durable: Arc<dyn Durable>, ephemeral: Arc<dyn Ephemeral>) -> Self {
+        Self {
+            operator: Operator::new(durable, Arc::clone(&ephemeral)),
+            ephemeral,
+        }
     }
 }
 
@@ -63,5 +72,69 @@ impl admin_server::Admin for Admin {
     ) -> Result<Response<ListLinksResponse>, Status> {
         let links = self.ephemeral.links().await.map_err(unavailable)?;
         Ok(Response::new(ListLinksResponse { links }))
+    }
+
+    async fn create_project(
+        &self,
+        request: Request<CreateProjectRequest>,
+    ) -> Result<Response<CreateProjectResponse>, Status> {
+        let done = self.operator.create_project(request.into_inner()).await;
+        done.map(Response::new).map_err(keys::status)
+    }
+
+    async fn list_projects(
+        &self,
+        _: Request<ListProjectsRequest>,
+    ) -> Result<Response<ListProjectsResponse>, Status> {
+        let done = self.operator.list_projects().await;
+        done.map(Response::new).map_err(keys::status)
+    }
+
+    async fn create_key(
+        &self,
+        request: Request<CreateKeyRequest>,
+    ) -> Result<Response<CreateKeyResponse>, Status> {
+        let done = self.operator.create_key(request.into_inner()).await;
+        done.map(Response::new).map_err(keys::status)
+    }
+
+    async fn list_keys(
+        &self,
+        request: Request<ListKeysRequest>,
+    ) -> Result<Response<ListKeysResponse>, Status> {
+        let done = self.operator.list_keys(request.into_inner()).await;
+        done.map(Response::new).map_err(keys::status)
+    }
+
+    async fn rotate_key(
+        &self,
+        request: Request<RotateKeyRequest>,
+    ) -> Result<Response<RotateKeyResponse>, Status> {
+        let done = self.operator.rotate_key(request.into_inner()).await;
+        done.map(Response::new).map_err(keys::status)
+    }
+
+    async fn revoke_key(
+        &self,
+        request: Request<RevokeKeyRequest>,
+    ) -> Result<Response<RevokeKeyResponse>, Status> {
+        let done = self.operator.revoke_key(request.into_inner()).await;
+        done.map(Response::new).map_err(keys::status)
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<ListAuditRequest>,
+    ) -> Result<Response<ListAuditResponse>, Status> {
+        let done = self.operator.list_audit(request.into_inner()).await;
+        done.map(Response::new).map_err(keys::status)
+    }
+
+    async fn verify_audit(
+        &self,
+        _: Request<VerifyAuditRequest>,
+    ) -> Result<Response<VerifyAuditResponse>, Status> {
+        let done = self.operator.verify_audit().await;
+        done.map(Response::new).map_err(keys::status)
     }
 }

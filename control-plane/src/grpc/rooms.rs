@@ -54,5 +54,6 @@ fn status(error: &AssignError) -> Status {
         AssignError::Node(_) => Status::failed_precondition(message),
         AssignError::Full => Status::resource_exhausted(message),
         AssignError::NotSaved => Status::unavailable(message),
+        AssignError::Fenced => Status::aborted(message),
     }
 }

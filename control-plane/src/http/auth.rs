@@ -20,7 +20,7 @@ pub(super) fn bearer(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<Cl
         None if gateway.development => Ok(None),
         None => unauthenticated("a bearer token signed by an API key is needed"),
         Some(token) => {
-            let claims = token::verify(token, |key| gateway.keys.get(key).map(|s| s.expose()));
+            let claims = token::verify(token, |key| gateway.keys.get(key));
             claims
                 .map(Some)
                 .or_else(|error| unauthenticated(&error.to_string()))

@@ -146,7 +146,7 @@ fn authorise(
     let valid_for = gateway.token_valid;
     let (room, subject) = wanted(request)?;
     let Some(claims) = claims else {
-        let key = gateway.keys.keys().next().ok_or_else(no_key)?.clone();
+        let key = gateway.keys.first().ok_or_else(no_key)?;
         return Ok(Issue {
             subject,
             grants: Grants::join(room),

@@ -1,20 +1,30 @@
 //! The ephemeral store of a control plane that is one process.
 
-use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use proto::control::{
     GetRoomResponse, Link, LinkState, Node, NodeRoom, RoomPlan, RoomReport, RoomSummary,
 };
 use proto::{NodeId, RoomName};
+use tokio::sync::broadcast;
 
+use super::ephemeral::{Bucket, EVENTS, Event, Rate, Taken};
 use super::{Ephemeral, Error, Update};
 
+/// Buckets and values that are kept; beyond it full buckets and old values go, then any.
+const KEPT_MAX: usize = 65_536;
+
 /// Keeps everything in memory. Readers wait for a writer only as long as it takes to swap a few map entries.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Memory {
+    replica: String,
     state: RwLock<State>,
+    buckets: Mutex<HashMap<String, (Bucket, Rate)>>,
+    values: Mutex<HashMap<String, (Vec<u8>, Instant)>>,
+    events: broadcast::Sender<Event>,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +72,9 @@ impl State {
                     .rooms
                     .entry(RoomName::from(summary.room.as_str()))
                     .or_default();
+                if room.summary.epoch > summary.epoch {
+                    return;
+                }
                 room.reports.retain(|node, _| plans.contains_key(node));
                 room.summary = summary;
                 room.plans = plans;
@@ -121,6 +134,45 @@ impl State {
 }
 
 impl Memory {
+    /// An empty one. `replica` is the name under which it tells others something.
+    pub fn new(replica: impl Into<String>) -> Self {
+        Self {
+            replica: replica.into(),
+            state: RwLock::default(),
+            buckets: Mutex::default(),
+            values: Mutex::default(),
+            events: broadcast::channel(EVENTS).0,
+        }
+    }
+
+    /// Everything as changes that lead to it.
+    pub(super) fn snapshot(&self) -> Vec<Update> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let nodes = state.nodes.values().cloned().map(Update::Node);
+        let links = state.links.iter().map(|(node, links)| Update::Links {
+            node: node.clone(),
+            links: links.clone(),
+        });
+        let rooms = state.rooms.values().flat_map(|room| {
+            let begun = Update::Room {
+                summary: room.summary.clone(),
+                plans: room.plans.clone(),
+            };
+            let reports = room.reports.iter().map(|(node, report)| Update::Report {
+                node: node.clone(),
+                report: report.clone(),
+            });
+            std::iter::once(begun).chain(reports).collect::<Vec<_>>()
+        });
+        nodes.chain(links).chain(rooms).collect()
+    }
+
+    /// Hands an event to those who listen here.
+    pub(super) fn hear(&self, event: Event) {
+        // Nobody may be listening.
+        self.events.send(event).ok();
+    }
+
     fn read<T: Send + 'static>(
         &self,
         look: impl FnOnce(&State) -> T,
@@ -152,5 +204,75 @@ impl Ephemeral for Memory {
 
     fn links(&self) -> BoxFuture<'_, Result<Vec<Link>, Error>> {
         self.read(State::links)
+    }
+
+    fn publish<'a>(
+        &'a self,
+        topic: &'a str,
+        body: serde_json::Value,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        self.hear(Event {
+            from: self.replica.clone(),
+            topic: topic.to_owned(),
+            body,
+        });
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    fn take<'a>(
+        &'a self,
+        bucket: &'a str,
+        rate: Rate,
+        now_ms: u64,
+    ) -> BoxFuture<'a, Result<Taken, Error>> {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= KEPT_MAX && !buckets.contains_key(bucket) {
+            buckets.retain(|_, (bucket, rate)| !bucket.is_full(*rate, now_ms));
+            if buckets.len() >= KEPT_MAX {
+                buckets.clear();
+            }
+        }
+        let (kept, kept_rate) = buckets
+            .entry(bucket.to_owned())
+            .or_insert_with(|| (Bucket::full(rate, now_ms), rate));
+        *kept_rate = rate;
+        Box::pin(std::future::ready(Ok(kept.take(rate, now_ms))))
+    }
+
+    fn remember<'a>(
+        &'a self,
+        name: &'a str,
+        value: Vec<u8>,
+        valid_ms: u64,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        let now = Instant::now();
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        if values.len() >= KEPT_MAX && !values.contains_key(name) {
+            values.retain(|_, (_, until)| *until > now);
+            if values.len() >= KEPT_MAX {
+                values.clear();
+            }
+        }
+        values.insert(
+            name.to_owned(),
+            (value, now + Duration::from_millis(valid_ms)),
+        );
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn recall<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, Error>> {
+        let now = Instant::now();
+        let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = values.get(name).filter(|(_, until)| *until > now);
+        let value = kept.map(|(value, _)| value.clone());
+        Box::pin(std::future::ready(Ok(value)))
+    }
+
+    fn whole(&self) -> bool {
+        true
     }
 }

@@ -1,0 +1,13 @@
+//! Private PostgreSQL, Redis and Consul for tests and scenarios: real servers on free ports of loopback, with their data in a
+//! temporary folder. They end with the value that started them, and with the thread that did, so that nothing stays behind
+//! when a test is killed.
+
+mod consul;
+mod postgres;
+mod process;
+mod redis;
+
+pub use consul::Consul;
+pub use postgres::Postgres;
+pub use process::Error;
+pub use redis::Redis;
