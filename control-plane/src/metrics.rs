@@ -23,6 +23,10 @@ pub struct Metrics {
     pub http_requests: IntCounterVec,
     /// Connections that the gateway serves now.
     pub http_connections: IntGauge,
+    /// Signalling connections that go through the gateway now.
+    pub tunnels: IntGauge,
+    /// Requests turned away because their address made too many.
+    pub rate_limited: IntCounter,
 }
 
 impl Metrics {
@@ -76,6 +80,14 @@ impl Metrics {
                 "antipode_control_http_connections",
                 "Connections that the gateway serves now.",
             )?,
+            tunnels: IntGauge::new(
+                "antipode_control_tunnels",
+                "Signalling connections that go through the gateway now.",
+            )?,
+            rate_limited: IntCounter::new(
+                "antipode_control_rate_limited_total",
+                "Requests turned away because their address made too many.",
+            )?,
         };
         registry.register(Box::new(metrics.nodes.clone()))?;
         registry.register(Box::new(metrics.rooms.clone()))?;
@@ -85,6 +97,8 @@ impl Metrics {
         registry.register(Box::new(metrics.saves.clone()))?;
         registry.register(Box::new(metrics.http_requests.clone()))?;
         registry.register(Box::new(metrics.http_connections.clone()))?;
+        registry.register(Box::new(metrics.tunnels.clone()))?;
+        registry.register(Box::new(metrics.rate_limited.clone()))?;
         Ok(metrics)
     }
 }

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use proto::control::ApiKey;
 use runtime::admin::{self, Readiness};
+use runtime::http::Limits;
 use runtime::ready::Ready;
 use runtime::shutdown::Shutdown;
+use runtime::tls::listener::{Acceptor, Certificate};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -18,14 +20,11 @@ use crate::actor::{self, Stores};
 use crate::config::{Config, Secret};
 use crate::core::Settings;
 use crate::grpc::{self, Services};
-use crate::http::{self, Gateway, Limits};
+use crate::http::{self, EdgeClient, Gateway, RateLimits};
 use crate::metrics::Metrics;
 use crate::store::Durable as _;
 use crate::store::memory::Memory;
 use crate::store::sqlite::Sqlite;
-
-/// How long a client of the gateway may take for a request's header.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A control plane that serves.
 #[derive(Debug)]
@@ -52,6 +51,7 @@ impl Server {
         registry: &prometheus::Registry,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Self> {
+        runtime::tls::install_provider();
         config.check()?;
         let metrics = Metrics::register(registry).context("metrics")?;
         let durable = Sqlite::open(&config.data_dir, now_ms())
@@ -75,6 +75,7 @@ impl Server {
         let http_listener = bind(config.http, "HTTP").await?;
         let (grpc, http) = (grpc_listener.local_addr()?, http_listener.local_addr()?);
 
+        let tls = gateway_tls(config, registry, &shutdown)?;
         let stores = Stores {
             durable: Arc::new(durable),
             ephemeral: Arc::new(Memory::default()),
@@ -92,6 +93,7 @@ impl Server {
             ephemeral: Arc::clone(&ephemeral),
             metrics: metrics.clone(),
         };
+        let rates = RateLimits::new(config.rate_per_address, config.rate_per_key);
         let gateway = Gateway {
             ephemeral,
             keys: Arc::new(keys),
@@ -99,22 +101,25 @@ impl Server {
             region: config.region.clone(),
             token_valid: Duration::from_secs(config.token_valid_s),
             metrics: metrics.clone(),
+            edges: EdgeClient::new(config.edge_ca.as_deref()).context("edge_ca")?,
+            rates: rates.clone(),
+            secure: tls.is_some(),
         };
-        let limits = Limits {
-            connections: config.http_connections,
-            header_timeout: HEADER_TIMEOUT,
+        tokio::spawn(rates.forget_idle(shutdown.clone()));
+        let listener = runtime::http::Listener {
+            tcp: http_listener,
+            tls,
+            limits: Limits {
+                connections: config.http_connections,
+                ..Limits::default()
+            },
+            connections: metrics.http_connections.clone(),
         };
         let router = http::router(gateway);
         let tasks = Tasks {
             actor,
             grpc: tokio::spawn(grpc::serve(grpc_listener, services, shutdown.clone())),
-            http: tokio::spawn(http::serve(
-                http_listener,
-                router,
-                limits,
-                metrics,
-                shutdown,
-            )),
+            http: tokio::spawn(runtime::http::serve(listener, router, shutdown.into())),
         };
         Ok(Self { grpc, http, tasks })
     }
@@ -142,6 +147,19 @@ impl Server {
         );
         all.map(|_| ())
     }
+}
+
+/// TLS of the gateway, where there is a certificate.
+fn gateway_tls(
+    config: &Config,
+    registry: &prometheus::Registry,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Acceptor>> {
+    let Some(files) = &config.tls else {
+        return Ok(None);
+    };
+    let certificate = Certificate::open(files, registry, shutdown.clone().into()).context("tls")?;
+    Ok(Some(certificate.acceptor(&[b"http/1.1"]).context("tls")?))
 }
 
 fn now_ms() -> u64 {
@@ -184,7 +202,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let server = Server::start(&config, &registry, shutdown.token().clone()).await?;
     readiness.set(true);
     let mut ready = Ready::new(config.node_id.as_str(), admin.url());
-    ready.http = Some(format!("http://{}", server.http_addr()));
+    let scheme = if config.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    ready.http = Some(format!("{scheme}://{}", server.http_addr()));
     ready.grpc = Some(format!("http://{}", server.grpc_addr()));
     tracing::info!(http = %server.http_addr(), grpc = %server.grpc_addr(), "control plane serves");
     ready.print().context("standard output")?;

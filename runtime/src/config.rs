@@ -34,6 +34,9 @@ pub enum Error {
     /// A key is unknown or missing, or its value is not of the right shape.
     #[error("bad configuration: {0}")]
     Value(Box<figment::Error>),
+    /// Values that do not go together, or files that they name and that are no good.
+    #[error("bad configuration: {0}")]
+    Unsound(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Reads `T` from the file (if any), the environment and the flags, each overriding the one before. `flags` serializes to

@@ -7,6 +7,7 @@ pub mod http;
 pub mod process;
 pub mod ready;
 pub mod shutdown;
+pub mod tcp;
 pub mod telemetry;
 pub mod tls;
 pub mod udp;
