@@ -67,10 +67,6 @@ impl Server {
             nodes = saved.nodes.len(),
             "saved state loaded"
         );
-        let bind = async |address: SocketAddr, what| {
-            let listener = TcpListener::bind(address).await;
-            listener.with_context(|| format!("{what} listener on {address}"))
-        };
         let grpc_listener = bind(config.grpc, "gRPC").await?;
         let http_listener = bind(config.http, "HTTP").await?;
         let (grpc, http) = (grpc_listener.local_addr()?, http_listener.local_addr()?);
@@ -106,13 +102,14 @@ impl Server {
             secure: tls.is_some(),
         };
         tokio::spawn(rates.forget_idle(shutdown.clone()));
+        let limits = Limits {
+            connections: config.http_connections,
+            ..Limits::default()
+        };
         let listener = runtime::http::Listener {
             tcp: http_listener,
             tls,
-            limits: Limits {
-                connections: config.http_connections,
-                ..Limits::default()
-            },
+            limits,
             connections: metrics.http_connections.clone(),
         };
         let router = http::router(gateway);
@@ -160,6 +157,11 @@ fn gateway_tls(
     };
     let certificate = Certificate::open(files, registry, shutdown.clone().into()).context("tls")?;
     Ok(Some(certificate.acceptor(&[b"http/1.1"]).context("tls")?))
+}
+
+async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("{what} listener on {address}"))
 }
 
 fn now_ms() -> u64 {

@@ -210,7 +210,7 @@ fn default_rate() -> u64 {
 mod tests {
     use super::*;
 
-    fn config(turn: serde_json::Value) -> Config {
+    fn config(turn: &serde_json::Value) -> Config {
         let tls = serde_json::json!({ "ca": "ca", "cert": "cert", "key": "key" });
         let all = serde_json::json!({ "node_id": "n", "region": "fra", "tls": tls, "turn": turn });
         serde_json::from_value(all).unwrap()
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn turn_is_on_by_default_and_checked() {
-        let default = config(serde_json::json!({}));
+        let default = config(&serde_json::json!({}));
         assert_eq!(default.turn.udp.port(), 3478);
         assert!(default.turn.enabled && default.check().is_ok());
         for (turn, said) in [
@@ -226,11 +226,13 @@ mod tests {
             (serde_json::json!({ "allocations": 0 }), "turn.allocations"),
             (serde_json::json!({ "host": "two words" }), "turn.host"),
         ] {
-            let error = config(turn).check().unwrap_err().to_string();
+            let error = config(&turn).check().unwrap_err().to_string();
             assert!(error.contains(said) && !error.contains('\n'), "{error}");
         }
         for host in ["turn.example.org", "192.0.2.1", "2001:db8::1"] {
-            config(serde_json::json!({ "host": host })).check().unwrap();
+            config(&serde_json::json!({ "host": host }))
+                .check()
+                .unwrap();
         }
     }
 
@@ -242,7 +244,7 @@ mod tests {
         };
         let config = Config {
             client_tls: Some(files),
-            ..config(serde_json::json!({}))
+            ..config(&serde_json::json!({}))
         };
         assert!(
             config

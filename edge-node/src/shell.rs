@@ -53,19 +53,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let metrics = Metrics::register(&registry).context("metrics of signalling")?;
     let readiness = Readiness::new();
     let reports: Arc<Reports> = Arc::default();
-    let document = Arc::clone(&reports);
-    let media: admin::Document = (
-        "/debug/media",
-        Box::new(move || document.to_json(Instant::now())),
-    );
-    let admin = admin::serve_with(
-        config.admin,
-        registry.clone(),
-        readiness.clone(),
-        vec![media],
-    )
-    .await
-    .with_context(|| format!("admin listener on {}", config.admin))?;
+    let admin = serve_admin(config.admin, (&registry, &readiness), &reports).await?;
     let listener = TcpListener::bind(config.http)
         .await
         .with_context(|| format!("signalling listener on {}", config.http))?;
@@ -122,6 +110,22 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     readiness.set(false);
     say_goodbye(&edge).await;
     Ok(())
+}
+
+/// The admin listener, with a document on how transports do.
+async fn serve_admin(
+    address: SocketAddr,
+    (registry, readiness): (&Registry, &Readiness),
+    reports: &Arc<Reports>,
+) -> anyhow::Result<admin::AdminHandle> {
+    let document = Arc::clone(reports);
+    let media: admin::Document = (
+        "/debug/media",
+        Box::new(move || document.to_json(Instant::now())),
+    );
+    admin::serve_with(address, registry.clone(), readiness.clone(), vec![media])
+        .await
+        .with_context(|| format!("admin listener on {address}"))
 }
 
 /// The certificate that clients are shown.

@@ -2,6 +2,7 @@
 //! a request may arrive.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -141,18 +142,15 @@ where
     S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    // Answers are small: do not hold them back.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY");
-    }
+    // Answers are small: they are not held back where the system lets us say so.
+    stream.set_nodelay(true).ok();
     let Some(tls) = tls else {
         return speak(stream, conversation).await;
     };
-    let patience = conversation.limits.header_timeout;
-    match tokio::time::timeout(patience, tls.accept(stream)).await {
-        Ok(Ok(stream)) => Box::pin(speak(stream, conversation)).await,
-        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
-        Err(_) => tracing::debug!("TLS handshake took too long"),
+    let handshake = tokio::time::timeout(conversation.limits.header_timeout, tls.accept(stream));
+    match handshake.await.map_err(io::Error::from).flatten() {
+        Ok(stream) => Box::pin(speak(stream, conversation)).await,
+        Err(error) => tracing::debug!(%error, "no TLS handshake"),
     }
 }
 

@@ -71,6 +71,7 @@ export default {
       const bob = await t.join(t.keep(await outside.open('outside', 'fra', { log: t.log })));
       const began = Date.now();
       const call = await twoWay(t, inside, bob);
+      const call_s = round((Date.now() - began) / 1000);
       const route = await inside.act('route', { identity: 'outside' });
       check(route.type === 'relay', `the selected pair is ${JSON.stringify(route)}`);
       check(route.relay === 'tls', `relayed by ${route.relay}`);
@@ -83,7 +84,7 @@ export default {
       const slow = await t.mesh.metric(edge, 'antipode_edge_turn_dropped_packets_total');
       const refused = await refuse(t, inside, servers);
       await expire(t, wan);
-      return { call_s: round((Date.now() - began) / 1000), route, ...call, relayed_kb: round(relayed / 1000, 0), dropped, slow, refused };
+      return { call_s, route, ...call, relayed_kb: round(relayed / 1000, 0), dropped, slow, refused };
     } finally {
       await t.close();
       await Promise.allSettled([wan.close(), outside.close()]);

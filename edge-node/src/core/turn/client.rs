@@ -1,6 +1,7 @@
 //! One client of the TURN server: a five-tuple, and its allocation once it has one.
 
 mod allocation;
+mod refused;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -12,10 +13,8 @@ use rtc_stun::attributes::{
     ATTR_REQUESTED_TRANSPORT,
 };
 use rtc_stun::error_code::{
-    CODE_ADDR_FAMILY_NOT_SUPPORTED, CODE_ALLOC_MISMATCH, CODE_ALLOC_QUOTA_REACHED,
-    CODE_BAD_REQUEST, CODE_FORBIDDEN, CODE_INSUFFICIENT_CAPACITY, CODE_PEER_ADDR_FAMILY_MISMATCH,
-    CODE_STALE_NONCE, CODE_UNAUTHORIZED, CODE_UNKNOWN_ATTRIBUTE, CODE_UNSUPPORTED_TRANS_PROTO,
-    CODE_WRONG_CREDENTIALS, ErrorCode,
+    CODE_ADDR_FAMILY_NOT_SUPPORTED, CODE_BAD_REQUEST, CODE_STALE_NONCE, CODE_UNAUTHORIZED,
+    CODE_UNKNOWN_ATTRIBUTE, CODE_UNSUPPORTED_TRANS_PROTO, CODE_WRONG_CREDENTIALS, ErrorCode,
 };
 use rtc_stun::integrity::MessageIntegrity;
 use rtc_stun::message::{
@@ -36,6 +35,7 @@ use super::message::{self, Parsed, Request, UnknownAttributes, Unreadable};
 use super::{LIFETIME, Refusal, Server};
 use crate::core::session::Now;
 use allocation::Allocation;
+use refused::{Refused, family_mismatch, forbidden, mismatch, no_room, refused};
 
 /// A place among the edge's allocations.
 #[derive(Debug)]
@@ -75,25 +75,6 @@ pub struct Client<P> {
     remote: SocketAddr,
     allocation: Option<Allocation<P>>,
     outputs: VecDeque<Output>,
-}
-
-/// A refusal on its way to the client.
-struct Refused {
-    code: (ErrorCode, &'static str),
-    refusal: Refusal,
-}
-
-fn refused(code: ErrorCode, text: &'static str, refusal: Refusal) -> Refused {
-    Refused {
-        code: (code, text),
-        refusal,
-    }
-}
-
-impl From<Unreadable> for Refused {
-    fn from(Unreadable: Unreadable) -> Self {
-        refused(CODE_BAD_REQUEST, "Bad Request", Refusal::Malformed)
-    }
 }
 
 /// An authenticated request.
@@ -512,34 +493,6 @@ impl<P> Client<P> {
     fn refuse(&mut self, signed: &Signed, refused: &Refused) {
         self.answer_error(signed, refused.code, &[]);
         self.outputs.push_back(Output::Refused(refused.refusal));
-    }
-}
-
-fn mismatch() -> Refused {
-    refused(
-        CODE_ALLOC_MISMATCH,
-        "Allocation Mismatch",
-        Refusal::Mismatch,
-    )
-}
-
-fn forbidden() -> Refused {
-    refused(CODE_FORBIDDEN, "Forbidden", Refusal::ForbiddenPeer)
-}
-
-fn family_mismatch() -> Refused {
-    let text = "Peer Address Family Mismatch";
-    refused(CODE_PEER_ADDR_FAMILY_MISMATCH, text, Refusal::ForbiddenPeer)
-}
-
-fn no_room(refusal: Refusal) -> Refused {
-    match refusal {
-        Refusal::ParticipantQuota => refused(
-            CODE_ALLOC_QUOTA_REACHED,
-            "Allocation Quota Reached",
-            refusal,
-        ),
-        _ => refused(CODE_INSUFFICIENT_CAPACITY, "Insufficient Capacity", refusal),
     }
 }
 

@@ -108,7 +108,7 @@ impl Scene {
 
     /// A scene whose client has an allocation.
     fn allocated() -> Self {
-        let mut scene = Scene::new();
+        let mut scene = Self::new();
         assert_eq!(scene.ask(METHOD_ALLOCATE, &[&udp()]).code(), 401);
         assert!(scene.ask(METHOD_ALLOCATE, &[&udp()]).is_success());
         scene

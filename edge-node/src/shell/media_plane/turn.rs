@@ -25,8 +25,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Connections from one address over TCP and TLS: a small office behind one firewall, two transports each and both protocols.
-const CONNECTIONS_PER_ADDRESS: usize = 128;
+/// Connections from one address over TCP and TLS: a large office behind one firewall, for it is there that people need this. Those
+/// without an allocation do not last.
+const CONNECTIONS_PER_ADDRESS: usize = 1024;
 
 /// Settings of the TURN server.
 #[derive(Debug)]

@@ -415,7 +415,7 @@ async fn a_client_that_does_not_read_loses_the_oldest_and_keeps_its_connection()
                 .client
                 .send_rtp(0xA0A0, 111, seq, &[7; 1100])
                 .await;
-            if seq % 64 == 0 {
+            if seq.is_multiple_of(64) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
