@@ -97,12 +97,18 @@ fn set(table: &mut toml::Table, path: &[String], value: &toml::Value) {
     }
 }
 
+/// Settings that each are of the right shape and yet are no good: told as bad configuration.
+fn unsound(error: impl std::error::Error + Send + Sync + 'static) -> anyhow::Error {
+    runtime::config::Error::Unsound(Box::new(error)).into()
+}
+
 /// Runs an edge until it is told to stop.
 ///
 /// # Errors
 /// When the configuration is bad or the edge cannot start.
 pub(crate) async fn edge(flags: Flags, log: &LogFlags) -> anyhow::Result<()> {
     let config: edge_node::Config = flags.load()?;
+    config.check().map_err(unsound)?;
     match flags.start(&log.over(Some(&config.log)))? {
         Some(shutdown) => edge_node::run(config, shutdown).await,
         None => Ok(()),
@@ -127,8 +133,6 @@ pub(crate) async fn relay(flags: Flags, log: &LogFlags) -> anyhow::Result<()> {
 /// When the configuration is bad or the control plane cannot start.
 pub(crate) async fn control(flags: Flags, log: &LogFlags) -> anyhow::Result<()> {
     let config: control_plane::Config = flags.load()?;
-    let unsound =
-        |error: control_plane::config::Unsound| runtime::config::Error::Unsound(Box::new(error));
     config.check().map_err(unsound)?;
     match flags.start(&log.over(None))? {
         Some(shutdown) => control_plane::run(config, shutdown).await,

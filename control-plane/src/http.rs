@@ -4,8 +4,9 @@ mod assets;
 mod auth;
 mod error;
 mod inventory;
-mod listen;
+mod rate;
 mod regions;
+mod signal;
 mod token;
 
 use std::sync::Arc;
@@ -23,7 +24,8 @@ use crate::keyring::Keyring;
 use crate::metrics::Metrics;
 use crate::store::Ephemeral;
 use error::ApiError;
-pub use listen::{Limits, serve};
+pub use rate::RateLimits;
+pub use signal::EdgeClient;
 
 /// How long one request may take, its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +38,12 @@ const CONTENT_SECURITY: &str = "default-src 'self'; connect-src *; img-src 'self
     media-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; \
     script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; object-src 'none'; \
     base-uri 'self'; form-action 'self'; frame-ancestors 'none'";
+
+/// Browsers that have been here by HTTPS stay with it for half a year (RFC 6797).
+const TRANSPORT_SECURITY: &str = "max-age=15552000";
+/// What pages may ask the browser for.
+const PERMISSIONS: &str =
+    "camera=(self), microphone=(self), display-capture=(self), geolocation=()";
 
 /// What the gateway needs.
 #[derive(Clone, Debug)]
@@ -52,14 +60,31 @@ pub struct Gateway {
     pub token_valid: Duration,
     /// Counters.
     pub metrics: Metrics,
+    /// Reaches edges for clients that only reach us.
+    pub edges: EdgeClient,
+    /// How much one client may ask.
+    pub rates: RateLimits,
+    /// Served by HTTPS.
+    pub secure: bool,
 }
 
 /// All routes with their limits and headers.
 pub fn router(gateway: Gateway) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
-        .allow_methods([Method::GET, Method::POST, Method::HEAD])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+        .allow_methods([
+            Method::GET,
+            Method::POST,
+            Method::HEAD,
+            Method::PATCH,
+            Method::DELETE,
+        ])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::IF_MATCH,
+        ])
+        .expose_headers([header::LOCATION, header::RETRY_AFTER])
         .max_age(PREFLIGHT_AGE);
     Router::new()
         .route("/api/token", get(token::by_query).post(token::by_body))
@@ -69,12 +94,18 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/api/v1/rooms", get(inventory::rooms))
         .route("/api/v1/rooms/{room}", get(inventory::room))
         .route("/api/{*rest}", any(no_route))
+        .route("/rtc", get(signal::proxy))
+        .route("/rtc/v1", get(signal::proxy))
+        .route("/rtc/validate", get(signal::proxy))
+        .route("/rtc/v1/validate", get(signal::proxy))
+        .route("/whip", any(signal::redirect))
+        .route("/whip/{*rest}", any(signal::redirect))
+        .route("/whep", any(signal::redirect))
+        .route("/whep/{*rest}", any(signal::redirect))
         .fallback(get(assets::serve))
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(
-            gateway.metrics.clone(),
-            guard,
-        ))
+        .layer(middleware::from_fn_with_state(gateway.clone(), rate::limit))
+        .layer(middleware::from_fn_with_state(gateway.clone(), guard))
         .layer(cors)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .with_state(gateway)
@@ -89,7 +120,7 @@ async fn wrong_method() -> ApiError {
 }
 
 /// Bounds a request's time, counts it, and puts the security headers on.
-async fn guard(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+async fn guard(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
     let answer = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await;
     let mut response = answer.unwrap_or_else(|_| ApiError::TimedOut.into_response());
     let class = match response.status().as_u16() {
@@ -98,9 +129,15 @@ async fn guard(State(metrics): State<Metrics>, request: Request, next: Next) -> 
         400..=499 => "4xx",
         _ => "5xx",
     };
-    metrics.http_requests.with_label_values(&[class]).inc();
+    let counter = &gateway.metrics.http_requests;
+    counter.with_label_values(&[class]).inc();
     let headers = response.headers_mut();
-    let fixed: [(HeaderName, &'static str); 4] = [
+    let fixed: [(HeaderName, &'static str); 6] = [
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
+        (HeaderName::from_static("permissions-policy"), PERMISSIONS),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_FRAME_OPTIONS, "DENY"),
@@ -108,6 +145,12 @@ async fn guard(State(metrics): State<Metrics>, request: Request, next: Next) -> 
     ];
     for (name, value) in fixed {
         headers.insert(name, HeaderValue::from_static(value));
+    }
+    if gateway.secure {
+        headers.insert(
+            header::STRICT_TRANSPORT_SECURITY,
+            HeaderValue::from_static(TRANSPORT_SECURITY),
+        );
     }
     // Answers tell of the moment; the application's files say themselves how long they keep.
     headers

@@ -35,6 +35,10 @@ pub struct Metrics {
     pub registry_up: IntGauge,
     /// Processes in the registry, by role and health.
     pub registered: IntGaugeVec,
+    /// Signalling connections that go through the gateway now.
+    pub tunnels: IntGauge,
+    /// Requests turned away because their address made too many.
+    pub rate_limited: IntCounter,
 }
 
 impl Metrics {
@@ -118,6 +122,14 @@ impl Metrics {
                 ),
                 &["role", "health"],
             )?,
+            tunnels: IntGauge::new(
+                "antipode_control_tunnels",
+                "Signalling connections that go through the gateway now.",
+            )?,
+            rate_limited: IntCounter::new(
+                "antipode_control_rate_limited_total",
+                "Requests turned away because their address made too many.",
+            )?,
         };
         registry.register(Box::new(metrics.nodes.clone()))?;
         registry.register(Box::new(metrics.rooms.clone()))?;
@@ -133,6 +145,8 @@ impl Metrics {
         registry.register(Box::new(metrics.fenced.clone()))?;
         registry.register(Box::new(metrics.registry_up.clone()))?;
         registry.register(Box::new(metrics.registered.clone()))?;
+        registry.register(Box::new(metrics.tunnels.clone()))?;
+        registry.register(Box::new(metrics.rate_limited.clone()))?;
         Ok(metrics)
     }
 }

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use runtime::admin::{self, Readiness};
 use runtime::discovery::View;
+use runtime::http::Limits;
 use runtime::ready::Ready;
 use runtime::shutdown::Shutdown;
+use runtime::tls::listener::{Acceptor, Certificate};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -18,16 +20,13 @@ use crate::actor::{self, Stores};
 use crate::config::Config;
 use crate::core::Settings;
 use crate::grpc::{self, Services};
-use crate::http::{self, Gateway, Limits};
 use crate::keyring::{Follower, Keyring};
+use crate::http::{self, EdgeClient, Gateway, RateLimits};
 use crate::metrics::Metrics;
 use crate::presence;
 use crate::store::audit::By;
 use crate::store::{self, Durable};
 use crate::upkeep;
-
-/// How long a client of the gateway may take for a request's header.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A control plane that serves.
 #[derive(Debug)]
@@ -55,6 +54,7 @@ impl Server {
         registry: &prometheus::Registry,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Self> {
+        runtime::tls::install_provider();
         config.check()?;
         let metrics = Metrics::register(registry).context("metrics")?;
         let durable = store::open::durable(config).await.context("database")?;
@@ -67,14 +67,11 @@ impl Server {
             nodes = saved.nodes.len(),
             "saved state loaded"
         );
-        let bind = async |address: SocketAddr, what| {
-            let listener = TcpListener::bind(address).await;
-            listener.with_context(|| format!("{what} listener on {address}"))
-        };
         let grpc_listener = bind(config.grpc, "gRPC").await?;
         let http_listener = bind(config.http, "HTTP").await?;
         let (grpc, http) = (grpc_listener.local_addr()?, http_listener.local_addr()?);
 
+        let tls = gateway_tls(config, registry, &shutdown)?;
         let stores = Stores {
             durable: Arc::clone(&durable),
             ephemeral: Arc::clone(&ephemeral),
@@ -103,6 +100,7 @@ impl Server {
             ephemeral: Arc::clone(&ephemeral),
             metrics: metrics.clone(),
         };
+        let rates = RateLimits::new(config.rate_per_address, config.rate_per_key);
         let gateway = Gateway {
             ephemeral,
             keys: keyring,
@@ -110,22 +108,26 @@ impl Server {
             region: config.region.clone(),
             token_valid: Duration::from_secs(config.token_valid_s),
             metrics: metrics.clone(),
+            edges: EdgeClient::new(config.edge_ca.as_deref()).context("edge_ca")?,
+            rates: rates.clone(),
+            secure: tls.is_some(),
         };
+        tokio::spawn(rates.forget_idle(shutdown.clone()));
         let limits = Limits {
             connections: config.http_connections,
-            header_timeout: HEADER_TIMEOUT,
+            ..Limits::default()
+        };
+        let listener = runtime::http::Listener {
+            tcp: http_listener,
+            tls,
+            limits,
+            connections: metrics.http_connections.clone(),
         };
         let router = http::router(gateway);
         let tasks = Tasks {
             actor,
             grpc: tokio::spawn(grpc::serve(grpc_listener, services, shutdown.clone())),
-            http: tokio::spawn(http::serve(
-                http_listener,
-                router,
-                limits,
-                metrics,
-                shutdown,
-            )),
+            http: tokio::spawn(runtime::http::serve(listener, router, shutdown.into())),
         };
         Ok(Self {
             grpc,
@@ -163,6 +165,24 @@ impl Server {
         );
         all.map(|_| ())
     }
+}
+
+/// TLS of the gateway, where there is a certificate.
+fn gateway_tls(
+    config: &Config,
+    registry: &prometheus::Registry,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Acceptor>> {
+    let Some(files) = &config.tls else {
+        return Ok(None);
+    };
+    let certificate = Certificate::open(files, registry, shutdown.clone().into()).context("tls")?;
+    Ok(Some(certificate.acceptor(&[b"http/1.1"]).context("tls")?))
+}
+
+async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("{what} listener on {address}"))
 }
 
 fn now_ms() -> u64 {
@@ -215,7 +235,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let server = Server::start(&config, &registry, shutdown.token().clone()).await?;
     readiness.set(true);
     let mut ready = Ready::new(config.node_id.as_str(), admin.url());
-    ready.http = Some(format!("http://{}", server.http_addr()));
+    let scheme = if config.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    ready.http = Some(format!("{scheme}://{}", server.http_addr()));
     ready.grpc = Some(format!("http://{}", server.grpc_addr()));
     tracing::info!(http = %server.http_addr(), grpc = %server.grpc_addr(), "control plane serves");
     ready.print().context("standard output")?;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use runtime::secret::Secret;
 use runtime::telemetry::LogConfig;
 use runtime::tls::Paths;
+use runtime::tls::listener::Files;
 use serde::{Deserialize, Serialize};
 
 /// Configuration of an edge.
@@ -63,6 +64,12 @@ pub struct Config {
     pub audio_streams: u16,
     /// Certificates of the mesh.
     pub tls: Paths,
+    /// Certificate that clients are shown by HTTPS and by TURN over TLS; none: plain HTTP, for use behind a proxy that ends TLS.
+    #[serde(default)]
+    pub client_tls: Option<Files>,
+    /// TURN, for clients that reach neither UDP nor ICE-TCP.
+    #[serde(default)]
+    pub turn: Turn,
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
@@ -72,6 +79,98 @@ pub struct Config {
     /// Token for Consul's access control.
     #[serde(default)]
     pub consul_token: Option<Secret>,
+}
+
+/// The TURN server of an edge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Turn {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// Where UDP is taken.
+    pub udp: SocketAddr,
+    /// Where plain TCP is taken; none: nowhere.
+    pub tcp: Option<SocketAddr>,
+    /// Where TLS is taken, with the certificate of `client_tls`; none: nowhere.
+    pub tls: Option<SocketAddr>,
+    /// Name or address that clients are told; none: the one that they reach signalling at.
+    pub host: Option<String>,
+    /// Most allocations at a time, up to 16,000.
+    pub allocations: usize,
+    /// Most allocations of one participant: one per peer connection, network interface and URL.
+    pub allocations_per_participant: usize,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            udp: any(TURN_PORT),
+            tcp: None,
+            tls: None,
+            host: None,
+            allocations: 4096,
+            allocations_per_participant: 32,
+        }
+    }
+}
+
+/// TURN's port (RFC 8656 section 3.1).
+const TURN_PORT: u16 = 3478;
+
+/// Settings that do not go together, or files that are no good.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsound {
+    /// The certificate that clients are shown.
+    #[error("client_tls: {0}")]
+    ClientTls(#[from] runtime::tls::listener::Error),
+    /// TURN over TLS without a certificate.
+    #[error("turn.tls needs a certificate: set client_tls.cert and client_tls.key")]
+    NoCertificate,
+    /// No allocation would ever be made.
+    #[error(
+        "turn.allocations and turn.allocations_per_participant must be at least 1; turn.enabled = false does without TURN"
+    )]
+    NoAllocations,
+    /// The host would not fit a URL.
+    #[error("turn.host {0:?} is neither a name nor an address")]
+    Host(String),
+}
+
+impl Config {
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), Unsound> {
+        if let Some(files) = &self.client_tls {
+            files.check()?;
+        }
+        let turn = &self.turn;
+        if !turn.enabled {
+            return Ok(());
+        }
+        if turn.tls.is_some() && self.client_tls.is_none() {
+            return Err(Unsound::NoCertificate);
+        }
+        if turn.allocations == 0 || turn.allocations_per_participant == 0 {
+            return Err(Unsound::NoAllocations);
+        }
+        match &turn.host {
+            Some(host) if url::Host::parse(&bracketed(host)).is_err() => {
+                Err(Unsound::Host(host.clone()))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// A host as it stands in a URL: IPv6 addresses are in brackets.
+pub(crate) fn bracketed(host: &str) -> String {
+    match host.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => host.to_owned(),
+    }
 }
 
 fn default_mesh() -> String {
@@ -112,4 +211,54 @@ fn default_audio_streams() -> u16 {
 
 fn default_rate() -> u64 {
     relay::worker::DEFAULT_RATE_BPS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(turn: &serde_json::Value) -> Config {
+        let tls = serde_json::json!({ "ca": "ca", "cert": "cert", "key": "key" });
+        let all = serde_json::json!({ "node_id": "n", "region": "fra", "tls": tls, "turn": turn });
+        serde_json::from_value(all).unwrap()
+    }
+
+    #[test]
+    fn turn_is_on_by_default_and_checked() {
+        let default = config(&serde_json::json!({}));
+        assert_eq!(default.turn.udp.port(), 3478);
+        assert!(default.turn.enabled && default.check().is_ok());
+        for (turn, said) in [
+            (serde_json::json!({ "tls": "0.0.0.0:443" }), "client_tls"),
+            (serde_json::json!({ "allocations": 0 }), "turn.allocations"),
+            (serde_json::json!({ "host": "two words" }), "turn.host"),
+        ] {
+            let error = config(&turn).check().unwrap_err().to_string();
+            assert!(error.contains(said) && !error.contains('\n'), "{error}");
+        }
+        for host in ["turn.example.org", "192.0.2.1", "2001:db8::1"] {
+            config(&serde_json::json!({ "host": host }))
+                .check()
+                .unwrap();
+        }
+    }
+
+    #[test]
+    fn a_missing_certificate_is_named() {
+        let files = Files {
+            cert: "nowhere.pem".into(),
+            key: "nowhere.key".into(),
+        };
+        let config = Config {
+            client_tls: Some(files),
+            ..config(&serde_json::json!({}))
+        };
+        assert!(
+            config
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("nowhere.pem")
+        );
+    }
 }

@@ -9,4 +9,5 @@ pub mod session;
 pub mod signal;
 pub mod token;
 pub mod track;
+pub mod turn;
 pub mod whip;

@@ -3,6 +3,7 @@
 pub mod control;
 pub mod edge;
 pub mod http;
+pub mod ice_servers;
 pub mod media_plane;
 pub mod metrics;
 pub mod reports;
@@ -26,12 +27,14 @@ use runtime::admin::{self, Readiness};
 use runtime::http::Limits;
 use runtime::ready::Ready;
 use runtime::shutdown::Shutdown;
+use runtime::tls::listener::Certificate;
 use tokio::net::TcpListener;
 use tower::Layer as _;
 
 use crate::config::Config;
 use edge::{Edge, SharedEdge};
-use media_plane::{MediaPlane, PlaneConfig};
+use ice_servers::IceServers;
+use media_plane::{MediaPlane, PlaneConfig, TurnConfig};
 use metrics::Metrics;
 use reports::Reports;
 
@@ -44,24 +47,13 @@ const GOODBYE: Duration = Duration::from_millis(500);
 /// When it cannot start: certificates unreadable, an address taken.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     runtime::tls::install_provider();
+    config.check()?;
     let registry = Registry::new();
     runtime::process::register(&registry).context("process metrics")?;
     let metrics = Metrics::register(&registry).context("metrics of signalling")?;
     let readiness = Readiness::new();
     let reports: Arc<Reports> = Arc::default();
-    let document = Arc::clone(&reports);
-    let media: admin::Document = (
-        "/debug/media",
-        Box::new(move || document.to_json(Instant::now())),
-    );
-    let admin = admin::serve_with(
-        config.admin,
-        registry.clone(),
-        readiness.clone(),
-        vec![media],
-    )
-    .await
-    .with_context(|| format!("admin listener on {}", config.admin))?;
+    let admin = serve_admin(config.admin, (&registry, &readiness), &reports).await?;
     let listener = TcpListener::bind(config.http)
         .await
         .with_context(|| format!("signalling listener on {}", config.http))?;
@@ -70,7 +62,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let (plane, plane_events) =
         MediaPlane::start(plane_config(&config, incarnation)?, &registry, &shutdown)
             .context("media plane")?;
-    let url = control::client_url(config.client_url.as_deref(), http);
+    let tls = client_tls(&config, &registry, &shutdown)?;
+    let turn = serve_turn(&config, &plane, tls.as_ref(), (&registry, &shutdown))?;
+    let url = control::client_url(config.client_url.as_deref(), http, tls.is_some());
     let hello = hello(&config, &plane, (incarnation, url.clone(), admin.url()));
     register(&config, hello.clone(), &plane, &metrics, &shutdown)?;
     let (client, messages) = Client::connect(
@@ -94,6 +88,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         tracks: edge::Tracks::default(),
         http_sessions: whip::Sessions::default(),
         reports,
+        turn,
         metrics,
     });
     tokio::spawn(control::follow_control(Arc::clone(&edge), messages));
@@ -106,7 +101,13 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 
     let app =
         tower::util::MapRequestLayer::new(http::normalize).layer(http::router(Arc::clone(&edge)));
-    runtime::http::serve(listener, app, Limits::default(), shutdown).await;
+    let listener = runtime::http::Listener {
+        tcp: listener,
+        tls: tls.map(|tls| tls.acceptor(&[b"http/1.1"])).transpose()?,
+        limits: Limits::default(),
+        connections: edge.metrics.http_connections.clone(),
+    };
+    runtime::http::serve(listener, app, shutdown).await;
     readiness.set(false);
     say_goodbye(&edge).await;
     Ok(())
@@ -128,6 +129,74 @@ fn register(
     relay::registration::start(&registration, hello, status, shutdown.token().clone())
 }
 
+/// The admin listener, with a document on how transports do.
+async fn serve_admin(
+    address: SocketAddr,
+    (registry, readiness): (&Registry, &Readiness),
+    reports: &Arc<Reports>,
+) -> anyhow::Result<admin::AdminHandle> {
+    let document = Arc::clone(reports);
+    let media: admin::Document = (
+        "/debug/media",
+        Box::new(move || document.to_json(Instant::now())),
+    );
+    admin::serve_with(address, registry.clone(), readiness.clone(), vec![media])
+        .await
+        .with_context(|| format!("admin listener on {address}"))
+}
+
+/// The certificate that clients are shown.
+fn client_tls(
+    config: &Config,
+    registry: &Registry,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Option<Certificate>> {
+    let files = config.client_tls.as_ref();
+    let opened = files.map(|files| Certificate::open(files, registry, shutdown.clone()));
+    opened.transpose().context("client_tls")
+}
+
+/// Starts the TURN server.
+fn serve_turn(
+    config: &Config,
+    plane: &MediaPlane,
+    tls: Option<&Certificate>,
+    (registry, shutdown): (&Registry, &Shutdown),
+) -> anyhow::Result<Option<IceServers>> {
+    let settings = &config.turn;
+    if !settings.enabled {
+        return Ok(None);
+    }
+    let tls = match (settings.tls, tls) {
+        (Some(address), Some(tls)) => Some((address, tls.acceptor(&[])?)),
+        _ => None,
+    };
+    let turn = TurnConfig {
+        realm: config.mesh.clone(),
+        udp: Some(settings.udp),
+        tcp: settings.tcp,
+        tls,
+        allocations: settings.allocations,
+        allocations_per_participant: settings.allocations_per_participant,
+    };
+    let turn = plane.serve_turn(turn, registry, shutdown)?;
+    tracing::info!(udp = ?turn.udp, tcp = ?turn.tcp, tls = ?turn.tls, "TURN serves");
+    let addresses = external(config);
+    let fallback = addresses.first().map(IpAddr::to_string).unwrap_or_default();
+    Ok(Some(IceServers::new(turn, settings.host.clone(), fallback)))
+}
+
+/// Addresses that clients reach this edge at.
+fn external(config: &Config) -> Vec<IpAddr> {
+    if !config.external_addresses.is_empty() {
+        config.external_addresses.clone()
+    } else if config.rtc_udp.ip().is_unspecified() {
+        vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]
+    } else {
+        vec![config.rtc_udp.ip()]
+    }
+}
+
 fn plane_config(config: &Config, incarnation: u64) -> anyhow::Result<PlaneConfig> {
     let via = config
         .link_via
@@ -137,18 +206,11 @@ fn plane_config(config: &Config, incarnation: u64) -> anyhow::Result<PlaneConfig
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         shards => shards,
     };
-    let external = if !config.external_addresses.is_empty() {
-        config.external_addresses.clone()
-    } else if config.rtc_udp.ip().is_unspecified() {
-        vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]
-    } else {
-        vec![config.rtc_udp.ip()]
-    };
     Ok(PlaneConfig {
         udp: config.rtc_udp,
         tcp: config.rtc_tcp,
         shards,
-        external,
+        external: external(config),
         audio_streams: config.audio_streams,
         link: relay::worker::Config {
             node: NodeId::from(config.node_id.as_str()),

@@ -34,7 +34,7 @@ pub enum Error {
     /// A key is unknown or missing, or its value is not of the right shape.
     #[error("bad configuration: {0}")]
     Value(Box<figment::Error>),
-    /// Settings that do not go together.
+    /// Values that do not go together, or files that they name and that are no good.
     #[error("bad configuration: {0}")]
     Unsound(Box<dyn std::error::Error + Send + Sync>),
 }

@@ -9,6 +9,7 @@ pub mod process;
 pub mod ready;
 pub mod secret;
 pub mod shutdown;
+pub mod tcp;
 pub mod telemetry;
 pub mod tls;
 pub mod udp;

@@ -1,5 +1,7 @@
 //! The mesh's own certificates. Nodes know each other by a SPIFFE URI in the certificate's subject alternative name
-//! (RFC 5280 section 4.2.1.6): `spiffe://<mesh>/region/<region>/<role>/<node>`.
+//! (RFC 5280 section 4.2.1.6): `spiffe://<mesh>/region/<region>/<role>/<node>`. Certificates that clients are shown: [`listener`].
+
+pub mod listener;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -166,7 +168,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// A node's new certificate in PEM.
+/// A new certificate of a node or server in PEM.
 pub struct NodeCertificate {
     /// The certificate.
     pub cert_pem: String,
@@ -242,6 +244,52 @@ impl Authority {
             cert_pem: cert.pem(),
             key_pem: key.serialize_pem(),
         })
+    }
+
+    /// A certificate for a server that clients reach at these names or addresses, valid from now for `validity`.
+    ///
+    /// # Errors
+    /// When a name is not one, or the certificate cannot be made.
+    pub fn issue_server(
+        &self,
+        names: &[String],
+        validity: Duration,
+    ) -> Result<NodeCertificate, Error> {
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name.push(
+            DnType::CommonName,
+            names.first().map_or("server", String::as_str),
+        );
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        set_validity(&mut params, validity);
+        let key = KeyPair::generate()?;
+        let cert = params.signed_by(&key, &self.issuer)?;
+        Ok(NodeCertificate {
+            cert_pem: cert.pem(),
+            key_pem: key.serialize_pem(),
+        })
+    }
+
+    /// As [`Authority::issue_server`], written to `<name>.pem` and `<name>.key` in `directory`.
+    ///
+    /// # Errors
+    /// As [`Authority::issue_server`], or when a file cannot be written.
+    pub fn issue_server_into(
+        &self,
+        directory: &Path,
+        name: &str,
+        (names, validity): (&[String], Duration),
+    ) -> Result<listener::Files, Error> {
+        let issued = self.issue_server(names, validity)?;
+        let files = listener::Files {
+            cert: directory.join(format!("{name}.pem")),
+            key: directory.join(format!("{name}.key")),
+        };
+        write(&files.cert, &issued.cert_pem, 0o644)?;
+        write(&files.key, &issued.key_pem, 0o600)?;
+        Ok(files)
     }
 
     /// Issues a certificate and writes it, its key (readable by the owner only) and the authority's certificate to the

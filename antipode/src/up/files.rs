@@ -1,7 +1,7 @@
 //! What the processes find in the data directory: a configuration file each, and certificates of the mesh's own authority.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +19,9 @@ const MESH: &str = "antipode.local";
 
 /// Id of the control plane's process.
 pub(crate) const CONTROL_ID: &str = "control-0";
+
+/// The authority that clients are to trust, beside the certificates.
+const CLIENTS_CA: &str = "clients-ca.pem";
 
 /// How long the certificates are valid; they are made anew with every start.
 const VALIDITY: Duration = Duration::from_hours(30 * 24);
@@ -47,10 +50,17 @@ pub(crate) fn write(
     let authority = Authority::generate(MESH, VALIDITY)?;
     let certificates = directory.join("tls");
     std::fs::create_dir_all(&certificates)?;
+    let client_tls = client_tls(&certificates, layout)?;
+    let mut table = control(directory, layout, options);
+    if let Some(files) = &client_tls {
+        table.insert("tls".to_owned(), files.clone().into());
+        let ca = certificates.join(CLIENTS_CA);
+        table.insert("edge_ca".to_owned(), text(&ca.display()));
+    }
     let control = Spec {
         role: "control",
         label: "control".to_owned(),
-        config: save(directory, CONTROL_ID, &control(directory, layout, options))?,
+        config: save(directory, CONTROL_ID, &table)?,
     };
     let mut specs = vec![control];
     for node in &layout.nodes {
@@ -70,6 +80,11 @@ pub(crate) fn write(
         table.insert("link_via".to_owned(), via.into());
         if node.role == Role::Edge {
             table.extend(edge(node, layout, options));
+            table.extend(
+                client_tls
+                    .clone()
+                    .map(|files| ("client_tls".to_owned(), files.into())),
+            );
         }
         specs.push(Spec {
             role: node.role.name(),
@@ -78,6 +93,26 @@ pub(crate) fn write(
         });
     }
     Ok(specs)
+}
+
+/// A certificate that gateway and edges show to clients, of an authority of its own: nodes of the mesh must not trust what clients
+/// are made to trust. Nothing without `--tls`.
+fn client_tls(directory: &Path, layout: &Layout) -> anyhow::Result<Option<Table>> {
+    if !layout.tls {
+        return Ok(None);
+    }
+    let authority = Authority::generate("of this machine", VALIDITY)?;
+    let names: Vec<String> = layout.advertise.iter().map(ToString::to_string).collect();
+    let local = ["localhost".to_owned(), Ipv4Addr::LOCALHOST.to_string()];
+    let new = local.into_iter().filter(|name| !names.contains(name));
+    let names: Vec<String> = names.iter().cloned().chain(new).collect();
+    let files = authority.issue_server_into(directory, "clients", (&names, VALIDITY))?;
+    let ca = directory.join(CLIENTS_CA);
+    std::fs::write(&ca, authority.ca_pem()).with_context(|| format!("{}", ca.display()))?;
+    Ok(Some(table([
+        ("cert", text(&files.cert.display())),
+        ("key", text(&files.key.display())),
+    ])))
 }
 
 /// `edge fra`; a second node of the region shows its number.
@@ -135,7 +170,17 @@ fn edge(node: &Node, layout: &Layout, options: &Options) -> Table {
             Value::Array(layout.advertise.iter().map(text).collect()),
         ),
         ("client_url", text(&layout.client_url(node))),
+        ("turn", turn(node, layout).into()),
     ])
+}
+
+fn turn(node: &Node, layout: &Layout) -> Table {
+    let at = |port| text(&SocketAddr::new(layout.bind, port));
+    let mut turn = table([("udp", at(node.turn)), ("tcp", at(node.turn))]);
+    if layout.tls {
+        turn.insert("tls".to_owned(), at(node.turn_tls));
+    }
+    turn
 }
 
 fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
@@ -213,9 +258,34 @@ mod tests {
         assert_eq!(edge.link_via, wan.via("edge-fra-0"));
         assert_eq!(edge.link_via.len(), 2);
         edge.tls.load().unwrap();
+        assert_eq!(edge.turn.udp.port(), layout.nodes[0].turn);
+        assert_eq!((edge.turn.tls, edge.client_tls), (None, None));
         let relay: relay::Config = load(&specs[3].config);
         assert_eq!(relay.link, layout.nodes[2].link_address());
         assert_eq!(relay.tls.ca, edge.tls.ca);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn with_tls_clients_get_certificates_of_another_authority() {
+        runtime::tls::install_provider();
+        let flags = ["up", "--base-port", "0", "--regions", "fra", "--tls"];
+        let options = Cli::try_parse_from(flags).map(|cli| cli.options).unwrap();
+        let layout = Layout::new(&options).unwrap();
+        assert!(layout.http_url().starts_with("https://"));
+        assert!(layout.client_url(&layout.nodes[0]).starts_with("wss://"));
+        let wan = Wan::start(&layout.nodes, &options).unwrap();
+        let directory = std::env::temp_dir().join(format!("antipode-tls-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let specs = write(&directory, &layout, &wan, &options).unwrap();
+        let control: control_plane::Config = load(&specs[0].config);
+        let edge: edge_node::Config = load(&specs[1].config);
+        edge.check().unwrap();
+        control.check().unwrap();
+        assert_eq!(edge.client_tls, control.tls);
+        assert_eq!(edge.turn.tls.unwrap().port(), layout.nodes[0].turn_tls);
+        let ca = std::fs::read(directory.join("tls/clients-ca.pem")).unwrap();
+        assert_ne!(ca, std::fs::read(&edge.tls.ca).unwrap());
         std::fs::remove_dir_all(directory).unwrap();
     }
 }

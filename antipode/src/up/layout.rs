@@ -14,6 +14,10 @@ const STEP: u16 = 10;
 const LINK: u16 = 6;
 /// Within a node's ports: admin HTTP.
 const ADMIN: u16 = 7;
+/// Within a node's ports: TURN over UDP and TCP.
+const TURN: u16 = 8;
+/// Within a node's ports: TURN over TLS.
+const TURN_TLS: u16 = 9;
 /// The gateway is this far below the base port, as 7800 is below 7880.
 const HTTP_BELOW: u16 = 80;
 
@@ -55,6 +59,10 @@ pub(crate) struct Node {
     pub(crate) link: u16,
     /// Admin HTTP.
     pub(crate) admin: u16,
+    /// TURN over UDP and TCP; edges only.
+    pub(crate) turn: u16,
+    /// TURN over TLS; edges only.
+    pub(crate) turn_tls: u16,
 }
 
 impl Node {
@@ -81,6 +89,8 @@ pub(crate) struct Layout {
     pub(crate) advertise: Vec<IpAddr>,
     /// The first of them.
     url_host: IpAddr,
+    /// Clients speak TLS to gateway and edges.
+    pub(crate) tls: bool,
 }
 
 impl Layout {
@@ -120,6 +130,8 @@ impl Layout {
                 rtc_udp: first + 2,
                 link: first + LINK,
                 admin: first + ADMIN,
+                turn: first + TURN,
+                turn_tls: first + TURN_TLS,
             });
         }
         let advertise = advertised(options)?;
@@ -132,6 +144,7 @@ impl Layout {
             bind: options.bind,
             advertise,
             url_host,
+            tls: options.tls.is_on(),
         };
         layout.check()?;
         Ok(layout)
@@ -144,12 +157,14 @@ impl Layout {
 
     /// URL of the call page.
     pub(crate) fn http_url(&self) -> String {
-        format!("http://{}", SocketAddr::new(self.url_host, self.http))
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}", SocketAddr::new(self.url_host, self.http))
     }
 
     /// URL that clients reach an edge at.
     pub(crate) fn client_url(&self, edge: &Node) -> String {
-        format!("ws://{}", SocketAddr::new(self.url_host, edge.http))
+        let scheme = if self.tls { "wss" } else { "ws" };
+        format!("{scheme}://{}", SocketAddr::new(self.url_host, edge.http))
     }
 
     /// The edges, in the order of `--regions`.
@@ -169,10 +184,15 @@ impl Layout {
         for port in own.chain([self.grpc, self.admin]) {
             ports::check(local, port)?;
         }
-        for port in self
-            .edges()
-            .flat_map(|edge| [edge.http, edge.rtc_tcp, edge.rtc_udp])
-        {
+        for port in self.edges().flat_map(|edge| {
+            [
+                edge.http,
+                edge.rtc_tcp,
+                edge.rtc_udp,
+                edge.turn,
+                edge.turn_tls,
+            ]
+        }) {
             ports::check(self.bind, port)?;
         }
         Ok(())
@@ -295,7 +315,11 @@ mod tests {
         let mut ports: Vec<u16> = layout
             .nodes
             .iter()
-            .flat_map(|n| [n.http, n.rtc_tcp, n.rtc_udp, n.link, n.admin])
+            .flat_map(|n| {
+                [
+                    n.http, n.rtc_tcp, n.rtc_udp, n.link, n.admin, n.turn, n.turn_tls,
+                ]
+            })
             .chain([layout.http, layout.grpc, layout.admin])
             .collect();
         ports.sort_unstable();

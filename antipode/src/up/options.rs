@@ -33,7 +33,8 @@ pub(crate) struct Options {
     /// 80 below --base-port, or free]
     #[arg(long)]
     pub(crate) http: Option<u16>,
-    /// First port of the edges: HTTP and WebSocket, +1 ICE-TCP, +2 UDP; the next edge at +10. 0 = free ports
+    /// First port of the edges: HTTP and WebSocket, +1 ICE-TCP, +2 UDP, +8 TURN, +9 TURN over TLS; the next edge at +10. 0 = free
+    /// ports
     #[arg(long, default_value_t = 7880)]
     pub(crate) base_port: u16,
     /// Where the mesh keeps configuration, certificates and its database [default: a directory per user and base port;
@@ -49,6 +50,10 @@ pub(crate) struct Options {
     /// Forwarding threads per edge
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4))]
     pub(crate) shards: u16,
+    /// HTTPS, WSS and TURN over TLS, with certificates of an authority that is made anew with every start: have browsers trust
+    /// `tls/clients-ca.pem` in the data directory
+    #[arg(long, value_name = "on|off", default_value = "off", num_args = 0..=1, default_missing_value = "on")]
+    pub(crate) tls: Switch,
     /// Stops when standard input is closed
     #[arg(long, hide = true)]
     pub(crate) exit_with_parent: bool,

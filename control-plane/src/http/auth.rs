@@ -21,9 +21,13 @@ pub(super) fn bearer(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<Cl
         None => unauthenticated("a bearer token signed by an API key is needed"),
         Some(token) => {
             let claims = token::verify(token, |key| gateway.keys.get(key));
-            claims
-                .map(Some)
-                .or_else(|error| unauthenticated(&error.to_string()))
+            match claims {
+                Ok(claims) => {
+                    gateway.rates.check_key(&claims.iss)?;
+                    Ok(Some(claims))
+                }
+                Err(error) => unauthenticated(&error.to_string()),
+            }
         }
     }
 }

@@ -31,6 +31,12 @@ pub(super) enum ApiError {
     /// It took too long.
     #[error("the request took longer than {} s", super::REQUEST_TIMEOUT.as_secs())]
     TimedOut,
+    /// Too many requests of one address or key.
+    #[error("too many requests; try again in {retry_s} s")]
+    TooMany {
+        /// When, in seconds.
+        retry_s: u64,
+    },
     /// Not now.
     #[error("{0}")]
     Unavailable(String),
@@ -62,6 +68,7 @@ impl ApiError {
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, "timed_out"),
+            Self::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::UnknownRegion { .. } => (StatusCode::NOT_FOUND, "unknown_region"),
         }
@@ -77,6 +84,10 @@ impl IntoResponse for ApiError {
             fields.insert("regions".to_owned(), json!(regions));
         }
         let body = Json(json!({ "error": error }));
+        if let Self::TooMany { retry_s } = self {
+            let retry = [(header::RETRY_AFTER, retry_s.to_string())];
+            return (status, retry, body).into_response();
+        }
         match status {
             StatusCode::UNAUTHORIZED => {
                 (status, [(header::WWW_AUTHENTICATE, "Bearer")], body).into_response()

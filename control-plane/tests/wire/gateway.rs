@@ -460,23 +460,27 @@ async fn garbage_gets_no_further_than_its_connection() {
 
 #[tokio::test]
 async fn who_dribbles_a_header_or_says_nothing_is_cut_off() {
-    let limits = control_plane::http::Limits {
+    let limits = runtime::http::Limits {
         connections: 2,
         header_timeout: Duration::from_millis(200),
+        ..runtime::http::Limits::default()
     };
-    let metrics = control_plane::metrics::Metrics::register(&prometheus::Registry::new());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("binds");
     let address = listener.local_addr().expect("is bound");
     let shutdown = tokio_util::sync::CancellationToken::new();
     let router = axum::Router::new().route("/", axum::routing::get(|| std::future::ready("hi")));
-    let serving = tokio::spawn(control_plane::http::serve(
+    let listener = runtime::http::Listener {
+        tcp: listener,
+        tls: None,
+        limits,
+        connections: prometheus::IntGauge::new("open", "Connections.").expect("a name"),
+    };
+    let serving = tokio::spawn(runtime::http::serve(
         listener,
         router,
-        limits,
-        metrics.expect("registers"),
-        shutdown.clone(),
+        shutdown.clone().into(),
     ));
     // Two fill the listener; a third is served once they are gone.
     let mut dribbling = TcpStream::connect(address).await.expect("connects");

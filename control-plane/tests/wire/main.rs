@@ -8,3 +8,4 @@
 mod gateway;
 mod plane;
 mod services;
+mod signal;

@@ -33,6 +33,8 @@ pub enum Carrier {
     Udp,
     /// A TCP connection that the client opened (RFC 6544), by the shell's number for it.
     Tcp(u32),
+    /// The edge's own TURN server, by the shell's number for allocation and peer.
+    Relay(u32),
 }
 
 /// One way to reach a client: an ICE candidate pair seen from the lite side.
@@ -58,6 +60,14 @@ impl Path {
         Self {
             remote,
             carrier: Carrier::Tcp(connection),
+        }
+    }
+
+    /// A path through the edge's own TURN server; `relayed` is the relayed address.
+    pub fn relay(relayed: SocketAddr, flow: u32) -> Self {
+        Self {
+            remote: relayed,
+            carrier: Carrier::Relay(flow),
         }
     }
 }

@@ -100,7 +100,10 @@ pub enum Input {
         payload: Bytes,
     },
     /// The client came back on a new signalling connection.
-    Resumed,
+    Resumed {
+        /// The edge's TURN server with new credentials.
+        ice_servers: Vec<lk::IceServer>,
+    },
     /// Time passed.
     Tick,
 }
@@ -270,7 +273,7 @@ impl Session {
             Input::Connected(peer) => self.handle_connected(peer),
             Input::MediaLost(lost) => self.tell_room(FromSession::MediaLost(lost)),
             Input::Data { label, payload } => self.handle_data(&label, payload),
-            Input::Resumed => self.handle_resumed(),
+            Input::Resumed { ice_servers } => self.handle_resumed(ice_servers),
             Input::Tick => self.handle_tick(now),
         }
     }
@@ -366,9 +369,9 @@ impl Session {
         }
     }
 
-    fn handle_resumed(&mut self) {
+    fn handle_resumed(&mut self, ice_servers: Vec<lk::IceServer>) {
         self.signal(Response::Reconnect(lk::ReconnectResponse {
-            ice_servers: Vec::new(),
+            ice_servers,
             client_configuration: None,
             server_info: Some(self.config.server_info.clone()),
             last_message_seq: self.last_data_sequence,

@@ -190,10 +190,11 @@ fn post(edge: &SharedEdge, room: &Mailbox, mail: Mail) {
 }
 
 /// The URL that clients are given: as configured, or the listening address.
-pub fn client_url(configured: Option<&str>, http: SocketAddr) -> String {
+pub fn client_url(configured: Option<&str>, http: SocketAddr, tls: bool) -> String {
+    let scheme = if tls { "wss" } else { "ws" };
     match configured {
         Some(url) => url.to_owned(),
-        None if http.ip().is_unspecified() => format!("ws://127.0.0.1:{}", http.port()),
-        None => format!("ws://{http}"),
+        None if http.ip().is_unspecified() => format!("{scheme}://127.0.0.1:{}", http.port()),
+        None => format!("{scheme}://{http}"),
     }
 }

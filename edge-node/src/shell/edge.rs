@@ -10,6 +10,7 @@ use media::router::TrackKey;
 use proto::{NodeId, ParticipantSid, RoomName};
 use tokio::sync::mpsc;
 
+use super::ice_servers::IceServers;
 use super::media_plane::MediaPlane;
 use super::metrics::Metrics;
 use super::reports::Reports;
@@ -47,6 +48,8 @@ pub struct Edge {
     pub http_sessions: Sessions,
     /// How transports do.
     pub reports: Arc<Reports>,
+    /// The TURN server, where there is one.
+    pub turn: Option<IceServers>,
     /// Counters of signalling.
     pub metrics: Metrics,
 }
@@ -87,6 +90,11 @@ pub fn now() -> Now {
         instant: Instant::now(),
         unix_ms: i64::try_from(unix.as_millis()).unwrap_or(i64::MAX),
     }
+}
+
+/// The time for tokens and credentials: Unix seconds.
+pub fn unix_s() -> u64 {
+    u64::try_from(now().unix_ms / 1000).unwrap_or(0)
 }
 
 /// Which room a track on the media plane belongs to.

@@ -21,6 +21,7 @@ use lk::signal_request::Message as SignalRequest;
 use tokio::sync::{mpsc, oneshot};
 
 use super::edge::{self, SharedEdge};
+use super::ice_servers;
 use super::room::Mail as RoomMail;
 use super::rooms;
 use super::session::{self, MAILBOX, Start};
@@ -157,6 +158,8 @@ impl Refusal {
 struct Checked {
     grants: Grants,
     parameters: JoinParameters,
+    /// Name or address that the client reaches the edge at.
+    host: Option<String>,
 }
 
 fn check(
@@ -183,7 +186,11 @@ fn check(
             .apply_to(&mut grants)
             .map_err(|error| Refusal::parameters(&error))?;
     }
-    Ok(Checked { grants, parameters })
+    Ok(Checked {
+        grants,
+        parameters,
+        host: ice_servers::host(headers),
+    })
 }
 
 async fn validate_v0(
@@ -273,9 +280,10 @@ async fn connect(
         .max_frame_size(FRAME_MAX);
     if let Some(reconnect) = &checked.parameters.reconnect {
         let reconnect = reconnect.clone();
-        return Ok(
-            upgrade.on_upgrade(move |socket| resume(edge, checked.grants, reconnect, socket))
-        );
+        return Ok(upgrade.on_upgrade(move |socket| {
+            let socket = Socket::new(socket, checked.host);
+            resume(edge, checked.grants, reconnect, socket)
+        }));
     }
     let participants = u32::try_from(edge.metrics.participants.get()).unwrap_or(0);
     if participants >= edge.capacity {
@@ -295,9 +303,14 @@ async fn connect(
 
 /// A new participant.
 async fn join(edge: SharedEdge, checked: Checked, socket: WebSocket) {
-    let Checked { grants, parameters } = checked;
-    let socket = Socket::new(socket);
+    let Checked {
+        grants,
+        parameters,
+        host,
+    } = checked;
     let sid = edge::participant_sid();
+    let ice_servers = ice_servers::of(&edge, host.as_deref(), &sid, &grants);
+    let socket = Socket::new(socket, host);
     let dual = parameters.path == SignalPath::V0;
     let (mailbox, mail) = mpsc::channel(MAILBOX);
     let request = || Join {
@@ -306,6 +319,7 @@ async fn join(edge: SharedEdge, checked: Checked, socket: WebSocket) {
         dual,
         auto_subscribe: parameters.auto_subscribe,
         client: parameters.client.clone(),
+        ice_servers: ice_servers.clone(),
     };
     let room = rooms::join(&edge, &grants.room, request, mailbox).await;
     let Some(room) = room else {
@@ -345,8 +359,8 @@ async fn join(edge: SharedEdge, checked: Checked, socket: WebSocket) {
 }
 
 /// A participant that comes back: its session goes on, or it is told to join anew.
-async fn resume(edge: SharedEdge, grants: Grants, reconnect: Reconnect, socket: WebSocket) {
-    let mut socket = Box::new(Socket::new(socket));
+async fn resume(edge: SharedEdge, grants: Grants, reconnect: Reconnect, socket: Socket) {
+    let mut socket = Box::new(socket);
     let room = edge.rooms.find(&grants.room);
     if let (Some(room), Some(sid)) = (room, reconnect.sid) {
         let (refused, refusal) = oneshot::channel();

@@ -5,6 +5,7 @@
 //! tie them together: which track is where, who subscribes to it, and who wants which of its streams.
 
 mod dtls;
+mod limits;
 mod mesh_sink;
 mod metrics;
 mod peer;
@@ -15,6 +16,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod turn;
 mod wiring;
 
 use media::router::{
@@ -31,6 +33,7 @@ use tokio::sync::mpsc;
 
 pub use sctp::MESSAGE_MAX;
 pub use transport::{LocalParameters, RemoteParameters, Transport, TransportEvent};
+pub use turn::{Turn, TurnConfig};
 
 use plane::Plane;
 use wiring::RemoteName;
@@ -119,6 +122,21 @@ impl MediaPlane {
     ) -> anyhow::Result<(Self, mpsc::Receiver<PlaneEvent>)> {
         let (plane, events) = plane::start(config, registry, shutdown)?;
         Ok((Self { plane }, events))
+    }
+
+    /// Starts the TURN server, which relays to this plane's own sockets only; it ends with `shutdown`. Must be called within a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// When an address is taken or a metric registered already.
+    pub fn serve_turn(
+        &self,
+        config: TurnConfig,
+        registry: &prometheus::Registry,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<Turn> {
+        let crypto = Arc::clone(self.plane.identity.provider());
+        turn::start(config, &self.plane, crypto, registry, shutdown)
     }
 
     /// Opens a server-side peer connection on the shard with the fewest. Its events go to `events`, which should be drained:

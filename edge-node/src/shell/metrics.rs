@@ -17,6 +17,8 @@ pub struct Metrics {
     pub refused: IntCounterVec,
     /// Messages dropped, by reason.
     pub dropped: IntCounterVec,
+    /// Connections to the signalling listener.
+    pub http_connections: IntGauge,
 }
 
 impl Metrics {
@@ -50,6 +52,10 @@ impl Metrics {
                 ),
                 &["reason"],
             )?,
+            http_connections: IntGauge::new(
+                "antipode_edge_http_connections",
+                "HTTP connections open; those that became WebSockets are not among them",
+            )?,
         };
         registry.register(Box::new(metrics.participants.clone()))?;
         registry.register(Box::new(metrics.rooms.clone()))?;
@@ -57,6 +63,7 @@ impl Metrics {
         registry.register(Box::new(metrics.resumes.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
         registry.register(Box::new(metrics.dropped.clone()))?;
+        registry.register(Box::new(metrics.http_connections.clone()))?;
         Ok(metrics)
     }
 }

@@ -22,6 +22,7 @@ use crate::core::room::{FromSession, ToSession};
 use crate::core::sdp::{self, LocalTransport};
 use crate::core::session::{Config, Input, Output, Peer, Session};
 use crate::core::token::{self, Grants};
+use crate::core::turn::Participant;
 
 pub(super) use media::MediaSide;
 pub(super) use media::forget_tracks;
@@ -282,12 +283,35 @@ impl Task {
         self.core.set_local(peer, fresh);
     }
 
+    /// TURN for a client that came back: the credentials last as long as the token that it is about to be sent.
+    fn ice_servers(&self, host: Option<&str>) -> Vec<lk::IceServer> {
+        let claims = &self.grants.claims;
+        let now = edge::unix_s();
+        let renewed = self.edge.keys.load().contains_key(&claims.iss);
+        let expires = if renewed {
+            now + TOKEN_VALIDITY.as_secs()
+        } else {
+            claims.exp.unwrap_or(now)
+        };
+        let participant = Participant {
+            sid: self.core.sid(),
+            identity: &self.grants.identity,
+            room: &self.grants.room,
+        };
+        let turn = self.edge.turn.as_ref();
+        turn.map_or_else(Vec::new, |turn| {
+            turn.servers(host, (now, expires), participant)
+        })
+    }
+
     fn attach(&mut self, socket: Socket) {
+        let host = socket.host.clone();
         self.socket = Some(socket);
         self.detached_at = None;
         self.token_due = Instant::now();
         self.edge.metrics.resumes.inc();
-        self.input(Input::Resumed);
+        let ice_servers = self.ice_servers(host.as_deref());
+        self.input(Input::Resumed { ice_servers });
     }
 
     fn transport_event(&mut self, peer: Peer, event: TransportEvent) {

@@ -24,6 +24,8 @@ pub struct Socket {
     incoming: SplitStream<WebSocket>,
     outgoing: mpsc::Sender<Frame>,
     encoding: Encoding,
+    /// Name or address that the client reaches the edge at, if it said so.
+    pub host: Option<String>,
 }
 
 /// What came from a client.
@@ -38,8 +40,8 @@ pub enum Received {
 }
 
 impl Socket {
-    /// Starts writing to a connection that was just upgraded.
-    pub fn new(socket: WebSocket) -> Self {
+    /// Starts writing to a connection that was just upgraded; `host` is what the client reached the edge at.
+    pub fn new(socket: WebSocket, host: Option<String>) -> Self {
         let (sink, incoming) = socket.split();
         let (outgoing, frames) = mpsc::channel(OUTGOING);
         tokio::spawn(write(sink, frames));
@@ -47,6 +49,7 @@ impl Socket {
             incoming,
             outgoing,
             encoding: Encoding::default(),
+            host,
         }
     }
 

@@ -1,6 +1,7 @@
+import { execFileSync } from 'node:child_process';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
-import { existsSync, mkdtempSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { tmpdir } from 'node:os';
@@ -63,13 +64,25 @@ function wrap(directory, command) {
   return script;
 }
 
+/** A home directory whose NSS database trusts a certificate authority, which is where Chromium looks on Linux. */
+function trustingHome(directory, ca) {
+  const home = join(directory, 'home');
+  const database = join(home, '.pki', 'nssdb');
+  mkdirSync(database, { recursive: true });
+  const certutil = (...args) => execFileSync('certutil', ['-d', `sql:${database}`, ...args]);
+  certutil('-N', '--empty-password');
+  certutil('-A', '-t', 'C,,', '-n', 'antipode-e2e', '-i', ca);
+  return home;
+}
+
 /** A headless Chromium with a fresh profile, fake devices and the test page. */
 export class Browser {
   /**
-   * @param {{command?: string[], host?: string, camera?: string}} options `command` starts it, for example in a network
-   *   namespace that reaches this machine at `host`; `camera` is a file (Y4M or MJPEG) to film instead of the test picture
+   * @param {{command?: string[], host?: string, camera?: string, trust?: string}} options `command` starts it, for example in a network
+   *   namespace that reaches this machine at `host`; `camera` is a file (Y4M or MJPEG) to film instead of the test picture;
+   *   `trust` is a certificate authority's PEM file
    */
-  static async start({ command = [], host = '127.0.0.1', camera } = {}) {
+  static async start({ command = [], host = '127.0.0.1', camera, trust } = {}) {
     const browser = new Browser();
     browser.host = host;
     browser.server = await servePage(host);
@@ -79,6 +92,7 @@ export class Browser {
     browser.context = await chromium.launchPersistentContext(join(browser.profile, 'profile'), {
       executablePath: command.length > 0 ? wrap(browser.profile, command) : chromiumPath(),
       headless: true,
+      ...(trust && { env: { ...process.env, HOME: trustingHome(browser.profile, trust) } }),
       args: flags,
       viewport: { width: 1280, height: 720 },
     });

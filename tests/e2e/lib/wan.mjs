@@ -1,5 +1,5 @@
 // Networks that misbehave: a network namespace behind the WAN emulator (`wan` of lab), and clients in it.
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { networkInterfaces } from 'node:os';
 import { createInterface } from 'node:readline';
 import { join } from 'node:path';
@@ -105,9 +105,34 @@ export class Wan {
     return url.href.replace(/\/$/, '');
   }
 
-  /** A page in a Chromium inside, which has joined. */
-  async chromium(scenario, identity, region, options = {}) {
-    this.browser ??= await Browser.start({ command: this.command, host: this.host });
+  /**
+   * A firewall inside: TCP goes out to these ports, and nothing else goes out. What is dropped is counted by `dropped`.
+   *
+   * @param {number[]} ports
+   */
+  firewall(ports) {
+    const rules = `table inet firewall {
+      chain out {
+        type filter hook output priority 0; policy drop;
+        oif lo accept
+        tcp dport { ${ports.join(', ')} } accept
+        meta l4proto udp counter comment "udp"
+        meta l4proto tcp counter comment "tcp"
+      }
+    }`;
+    execFileSync('ip', ['netns', 'exec', this.namespace, 'nft', '-f', '-'], { input: rules });
+  }
+
+  /** Packets that the firewall has dropped, `{udp, tcp}`. */
+  dropped() {
+    const listed = execFileSync('ip', ['netns', 'exec', this.namespace, 'nft', '-j', 'list', 'table', 'inet', 'firewall']);
+    const rules = JSON.parse(listed).nftables.map(({ rule }) => rule).filter((rule) => rule?.comment);
+    return Object.fromEntries(rules.map(({ comment, expr }) => [comment, expr.find((one) => one.counter).counter.packets]));
+  }
+
+  /** A page in a Chromium inside, which has joined; `trust` is for the browser, which starts with the first page. */
+  async chromium(scenario, identity, region, { trust, ...options } = {}) {
+    this.browser ??= await Browser.start({ command: this.command, host: this.host, trust });
     const page = scenario.keep(await this.browser.open(identity, region, { log: scenario.log }));
     return scenario.join(page, { ...options, url: this.url(scenario.mesh.edge(region)) });
   }

@@ -29,6 +29,8 @@ pub struct Join {
     pub auto_subscribe: bool,
     /// The client program.
     pub client: lk::ClientInfo,
+    /// The edge's TURN server with credentials for this participant.
+    pub ice_servers: Vec<lk::IceServer>,
 }
 
 impl Room {
@@ -55,7 +57,10 @@ impl Room {
             })),
         };
         self.participants.insert(sid.clone(), participant);
-        let response = self.join_response(&sid, dual);
+        let response = lk::JoinResponse {
+            ice_servers: join.ice_servers,
+            ..self.join_response(&sid, dual)
+        };
         self.tell(&sid, Response::Join(response));
         self.tell_speakers(&sid);
         self.tell_qualities(&sid);
@@ -128,7 +133,6 @@ impl Room {
             other_participants: self.visible_to(sid, false),
             server_version: self.config.server_info.version.clone(),
             server_region: self.config.region.clone(),
-            ice_servers: Vec::new(),
             subscriber_primary: dual,
             ping_timeout: PING_TIMEOUT_S,
             ping_interval: PING_INTERVAL_S,

@@ -55,6 +55,7 @@ fn join(sid: &str, identity: &str) -> Input {
         dual: false,
         auto_subscribe: true,
         client: lk::ClientInfo::default(),
+        ice_servers: Vec::new(),
     }))
 }
 

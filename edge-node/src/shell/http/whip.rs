@@ -11,6 +11,8 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, post};
+use livekit_protocol as lk;
+use proto::ParticipantSid;
 use tokio::sync::oneshot;
 
 use super::problem::Problem;
@@ -22,6 +24,7 @@ use crate::core::whip::headers::{self, FRAGMENT, IfMatch, SDP};
 use crate::core::whip::player::{self, Selection};
 use crate::core::whip::{self as protocol, MAX_BODY_BYTES};
 use crate::shell::edge::{self, SharedEdge};
+use crate::shell::ice_servers;
 use crate::shell::whip::{Answered, Entry, Failed, Order, Patched, Protocol, Start, Work, run};
 
 /// How long a body may take to arrive.
@@ -116,6 +119,7 @@ async fn create(
     }
     check_media_type(request.headers(), SDP, ACCEPT_POST)?;
     check_accept(request.headers())?;
+    let headers = request.headers().clone();
     let text = body(request, MAX_BODY_BYTES).await?;
     let offer = protocol::read_offer(&text).map_err(|error| refused_offer(&error))?;
     let participants = u32::try_from(edge.metrics.participants.get()).unwrap_or(0);
@@ -128,7 +132,10 @@ async fn create(
     let entered = edge.rooms.enter(edge, &grants.room).await;
     entered.map_err(|error| unavailable(&error.to_string()))?;
 
-    let (grants, work) = work(which, edge, grants, query)?;
+    let sid = edge::participant_sid();
+    let reached = ice_servers::host(&headers);
+    let servers = ice_servers::of(edge, reached.as_deref(), &sid, &grants);
+    let (grants, work) = work(which, edge, (sid, grants), query)?;
     let orders = edge
         .http_sessions
         .open(which, grants.room.clone(), grants.identity.clone());
@@ -144,7 +151,7 @@ async fn create(
     };
     tokio::spawn(run(start));
     match answered.await {
-        Ok(Ok(answered)) => Ok(created(&location, answered)),
+        Ok(Ok(answered)) => Ok(created(&location, answered, &servers)),
         Ok(Err(Failed::Offer(error))) => Err(refused_offer(&error)),
         Ok(Err(Failed::Room)) | Err(_) => Err(unavailable("the room could not be entered")),
     }
@@ -154,10 +161,9 @@ async fn create(
 fn work(
     which: Protocol,
     edge: &SharedEdge,
-    mut grants: Grants,
+    (sid, mut grants): (ParticipantSid, Grants),
     query: &str,
 ) -> Result<(Grants, Work), Problem> {
-    let sid = edge::participant_sid();
     let seed = edge::random();
     let work = match which {
         Protocol::Whip => Work::Publish(Box::new(session::Config {
@@ -186,7 +192,7 @@ fn work(
     Ok((grants, work))
 }
 
-fn created(location: &str, answered: Answered) -> Response {
+fn created(location: &str, answered: Answered, servers: &[lk::IceServer]) -> Response {
     let fields = [
         (header::CONTENT_TYPE, SDP.to_owned()),
         (header::LOCATION, location.to_owned()),
@@ -194,7 +200,13 @@ fn created(location: &str, answered: Answered) -> Response {
         (ACCEPT_PATCH, FRAGMENT.to_owned()),
         (header::CACHE_CONTROL, "no-store".to_owned()),
     ];
-    (StatusCode::CREATED, fields, answered.sdp).into_response()
+    let mut response = (StatusCode::CREATED, fields, answered.sdp).into_response();
+    for link in ice_servers::links(servers) {
+        if let Ok(link) = HeaderValue::from_str(&link) {
+            response.headers_mut().append(header::LINK, link);
+        }
+    }
+    response
 }
 
 async fn end_whip(

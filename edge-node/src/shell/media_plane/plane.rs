@@ -239,9 +239,10 @@ fn connect(bells: &[Arc<Bell>]) -> (Vec<Inlets>, Vec<Vec<Outlet>>, Vec<Outlet>) 
     (inlets, shards, mesh)
 }
 
-fn listen(address: SocketAddr) -> anyhow::Result<tokio::net::TcpListener> {
+/// A listener for use within a tokio runtime.
+pub(super) fn listen(address: SocketAddr) -> anyhow::Result<tokio::net::TcpListener> {
     let listener = std::net::TcpListener::bind(address)
-        .with_context(|| format!("binding ICE-TCP to {address}"))?;
+        .with_context(|| format!("binding TCP to {address}"))?;
     listener.set_nonblocking(true)?;
     Ok(tokio::net::TcpListener::from_std(listener)?)
 }

@@ -1,6 +1,6 @@
 //! A shard: one thread with its UDP port, its ICE agent and its forwarding tables.
 //!
-//! Each tick takes everything that waits (orders, rings, TCP frames, datagrams, timers) and then flushes, so that what one
+//! Each tick takes everything that waits (orders, rings, frames of connections, datagrams, timers) and then flushes, so that what one
 //! receiver gets within a tick leaves in as few system calls as the kernel allows.
 
 mod ports;
@@ -12,7 +12,7 @@ use super::mesh_sink::Outlet;
 use super::metrics::Metrics;
 use super::peer;
 use super::wiring::Fan;
-use crate::core::ice::{Credentials, Path};
+use crate::core::ice::{Carrier, Credentials, Path};
 use anyhow::Context as _;
 use bytes::Bytes;
 use media::packet::PacketRef;
@@ -29,8 +29,8 @@ use tokio::sync::{Notify, mpsc};
 const COMMANDS: usize = 32_768;
 /// DTLS datagrams use at most half of it.
 const COMMANDS_FOR_STATE: usize = COMMANDS / 2;
-/// Frames of ICE-TCP clients waiting for a shard; beyond that the connections wait.
-const TCP_INPUTS: usize = 1024;
+/// Frames of ICE-TCP and TURN clients waiting for a shard; beyond that TCP connections wait, and TURN drops.
+const CONNECTION_INPUTS: usize = 1024;
 
 /// An order to a shard.
 #[derive(Debug)]
@@ -65,18 +65,26 @@ pub(super) enum ShardCommand {
     },
 }
 
-/// From the task of an ICE-TCP connection.
+/// From the task of an ICE-TCP connection, or from the TURN server about one peer of an allocation.
 #[derive(Debug)]
-pub(super) enum TcpInput {
+pub(super) enum ConnectionInput {
     /// A connection, before its first frame.
     Opened {
         path: Path,
-        outgoing: mpsc::Sender<Bytes>,
+        outgoing: mpsc::Sender<Outbound>,
     },
     /// A frame without its length.
     Frame { path: Path, bytes: Vec<u8> },
     /// The connection is gone.
     Closed { path: Path },
+}
+
+/// A datagram for a client that is not reached by the shard's own socket.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    /// Which of the connections behind the same queue.
+    pub(super) carrier: Carrier,
+    pub(super) bytes: Bytes,
 }
 
 /// A packet on its way between threads.
@@ -118,7 +126,7 @@ pub(super) struct ShardHandle {
     /// Where its UDP arrives.
     pub(super) address: SocketAddr,
     pub(super) bell: Arc<Bell>,
-    pub(super) tcp: mpsc::Sender<TcpInput>,
+    pub(super) connections: mpsc::Sender<ConnectionInput>,
     commands: mpsc::Sender<ShardCommand>,
 }
 
@@ -166,7 +174,7 @@ pub(super) struct Spawn {
 /// The shard's ends of its queues.
 struct Ends {
     commands: mpsc::Receiver<ShardCommand>,
-    tcp: mpsc::Receiver<TcpInput>,
+    connections: mpsc::Receiver<ConnectionInput>,
 }
 
 /// Binds the socket and starts the thread.
@@ -183,16 +191,16 @@ pub(super) fn spawn(spawn: Spawn, shutdown: Shutdown) -> anyhow::Result<ShardHan
     };
     let address = socket.local_addr().context("a shard's address")?;
     let (commands, command_end) = mpsc::channel(COMMANDS);
-    let (tcp, tcp_end) = mpsc::channel(TCP_INPUTS);
+    let (connections, connection_end) = mpsc::channel(CONNECTION_INPUTS);
     let handle = ShardHandle {
         address,
         bell: Arc::clone(&spawn.bell),
-        tcp,
+        connections,
         commands,
     };
     let ends = Ends {
         commands: command_end,
-        tcp: tcp_end,
+        connections: connection_end,
     };
     std::thread::Builder::new()
         .name(format!("shard-{}", spawn.index))

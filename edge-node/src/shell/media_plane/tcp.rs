@@ -1,15 +1,13 @@
 //! ICE over TCP, passive (RFC 6544) with framing after RFC 4571: for clients whose network lets no UDP through.
 
-use super::metrics::Metrics;
+use super::limits::Limits;
 use super::plane::Plane;
-use super::shard::TcpInput;
+use super::shard::{ConnectionInput, Outbound};
 use crate::core::ice::{Path, local_ufrag, shard_of_ufrag};
-use bytes::Bytes;
 use runtime::shutdown::Shutdown;
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::OwnedWriteHalf;
@@ -31,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections until the shutdown.
 pub(super) async fn serve(listener: TcpListener, plane: Arc<Plane>, shutdown: Shutdown) {
-    let limits = Arc::new(Limits::default());
+    let limits = Limits::new(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS);
     let mut next = 0_u32;
     loop {
         let accepted = tokio::select! {
@@ -40,7 +38,8 @@ pub(super) async fn serve(listener: TcpListener, plane: Arc<Plane>, shutdown: Sh
         };
         match accepted {
             Ok((stream, remote)) => {
-                let Some(place) = Limits::take(&limits, remote.ip(), &plane.metrics) else {
+                let Some(place) = limits.take(remote.ip()) else {
+                    plane.metrics.tcp_refused("limit");
                     continue;
                 };
                 next = next.wrapping_add(1);
@@ -85,19 +84,19 @@ async fn connection(stream: TcpStream, path: Path, plane: &Plane) -> io::Result<
     let (outgoing, frames) = mpsc::channel(OUTGOING);
     let send = async |input| {
         let sent = shard
-            .tcp
+            .connections
             .send(input)
             .await
             .map_err(|_| io::ErrorKind::BrokenPipe);
         shard.bell.ring();
         sent
     };
-    send(TcpInput::Opened { path, outgoing }).await?;
-    send(TcpInput::Frame { path, bytes: first }).await?;
+    send(ConnectionInput::Opened { path, outgoing }).await?;
+    send(ConnectionInput::Frame { path, bytes: first }).await?;
     let reading = async {
         loop {
             let bytes = read_frame(&mut read).await?;
-            send(TcpInput::Frame { path, bytes }).await?;
+            send(ConnectionInput::Frame { path, bytes }).await?;
         }
     };
     // The shard drops its end when the first check is no good; writing ends then, and the connection with it.
@@ -105,7 +104,7 @@ async fn connection(stream: TcpStream, path: Path, plane: &Plane) -> io::Result<
         result = reading => result,
         result = write_frames(write, frames) => result,
     };
-    send(TcpInput::Closed { path }).await?;
+    send(ConnectionInput::Closed { path }).await?;
     result
 }
 
@@ -121,16 +120,16 @@ async fn read_frame(read: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Vec<u8
 
 async fn write_frames(
     mut write: OwnedWriteHalf,
-    mut frames: mpsc::Receiver<Bytes>,
+    mut frames: mpsc::Receiver<Outbound>,
 ) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(16 * 1024);
     let mut batch = Vec::with_capacity(16);
     while frames.recv_many(&mut batch, 16).await > 0 {
         buffer.clear();
-        for frame in batch.drain(..) {
-            if let Ok(length) = u16::try_from(frame.len()) {
+        for Outbound { bytes, .. } in batch.drain(..) {
+            if let Ok(length) = u16::try_from(bytes.len()) {
                 buffer.extend(length.to_be_bytes());
-                buffer.extend_from_slice(&frame);
+                buffer.extend_from_slice(&bytes);
             }
         }
         write.write_all(&buffer).await?;
@@ -138,57 +137,7 @@ async fn write_frames(
     Ok(())
 }
 
-fn canonical(address: SocketAddr) -> SocketAddr {
+/// An IPv4 client of a dual-stack socket by its IPv4 address.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// How many connections there are.
-#[derive(Default)]
-struct Limits {
-    by_address: Mutex<HashMap<IpAddr, usize>>,
-}
-
-/// One of the places for connections; free again when dropped.
-struct Place {
-    limits: Arc<Limits>,
-    address: IpAddr,
-}
-
-impl Limits {
-    fn take(limits: &Arc<Self>, address: IpAddr, metrics: &Metrics) -> Option<Place> {
-        let mut places = limits
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let all: usize = places.values().sum();
-        let here = places.entry(address).or_default();
-        if all >= CONNECTIONS_MAX || *here >= CONNECTIONS_PER_ADDRESS {
-            if *here == 0 {
-                places.remove(&address);
-            }
-            metrics.tcp_refused("limit");
-            return None;
-        }
-        *here += 1;
-        Some(Place {
-            limits: Arc::clone(limits),
-            address,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut places = self
-            .limits
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(here) = places.get_mut(&self.address) {
-            *here -= 1;
-            if *here == 0 {
-                places.remove(&self.address);
-            }
-        }
-    }
 }

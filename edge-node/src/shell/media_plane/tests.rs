@@ -2,6 +2,7 @@
 //! client's side.
 
 mod client;
+mod turn;
 
 use super::*;
 use bytes::Bytes;

@@ -150,6 +150,8 @@ pub(in crate::shell) async fn run(start: Start) {
         dual: false,
         auto_subscribe: play,
         client: lk::ClientInfo::default(),
+        // Told by `Link` fields of the response.
+        ice_servers: Vec::new(),
     };
     let Some(room) = rooms::join(&start.edge, &start.grants.room, join, mailbox).await else {
         drop(start.answer.send(Err(Failed::Room)));

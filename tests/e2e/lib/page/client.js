@@ -110,6 +110,57 @@ async function receiverStats(track) {
   };
 }
 
+/** How a receiver's packets travel: the selected candidate pair, seen from this side. */
+async function route(track) {
+  const report = await track.receiver.getStats();
+  const entries = new Map();
+  report.forEach((entry) => entries.set(entry.id, entry));
+  const transport = [...entries.values()].find((entry) => entry.type === 'transport');
+  const pair = entries.get(transport?.selectedCandidatePairId);
+  const local = entries.get(pair?.localCandidateId);
+  return { type: local?.candidateType, relay: local?.relayProtocol, url: local?.url, rtt_ms: (pair?.currentRoundTripTime ?? 0) * 1000 };
+}
+
+/** The candidates that a server gives, until gathering is complete. */
+async function gather(iceServers, timeoutMs = 10_000) {
+  const connection = new RTCPeerConnection({ iceServers, iceTransportPolicy: 'relay' });
+  const [candidates, errors] = [[], []];
+  connection.onicecandidateerror = ({ errorCode, errorText, url }) => errors.push({ code: errorCode, text: errorText, url });
+  const complete = new Promise((resolve) => {
+    connection.onicecandidate = ({ candidate }) => (candidate?.candidate ? candidates.push(candidate.candidate) : resolve(true));
+    setTimeout(() => resolve(false), timeoutMs);
+  });
+  connection.createDataChannel('any');
+  await connection.setLocalDescription();
+  const ended = await complete;
+  connection.close();
+  return { candidates, errors, complete: ended };
+}
+
+/** Whether two connections of this page meet, of which one may only relay and the other offers its own addresses. */
+async function meet(iceServers, timeoutMs) {
+  const [relay, host] = [new RTCPeerConnection({ iceServers, iceTransportPolicy: 'relay' }), new RTCPeerConnection()];
+  const relayed = [];
+  relay.onicecandidate = ({ candidate }) => {
+    if (candidate?.candidate) relayed.push(candidate.candidate);
+    host.addIceCandidate(candidate ?? undefined).catch(() => {});
+  };
+  host.onicecandidate = ({ candidate }) => relay.addIceCandidate(candidate ?? undefined).catch(() => {});
+  const met = new Promise((resolve) => {
+    relay.oniceconnectionstatechange = () => ['connected', 'completed'].includes(relay.iceConnectionState) && resolve(true);
+    setTimeout(() => resolve(false), timeoutMs);
+  });
+  relay.createDataChannel('any');
+  await relay.setLocalDescription();
+  await host.setRemoteDescription(relay.localDescription);
+  await host.setLocalDescription();
+  await relay.setRemoteDescription(host.localDescription);
+  const outcome = await met;
+  relay.close();
+  host.close();
+  return { met: outcome, relayed };
+}
+
 /** Statistics of what one sender sends, one entry per encoding. */
 async function encodings(sender) {
   const report = await sender.getStats();
@@ -272,6 +323,20 @@ const actions = {
       }
     }
     return { tracks, participants: [...room.remoteParticipants.keys()].sort(), at_ms: Date.now() };
+  },
+  async route({ identity, kind = 'video' }) {
+    return route(remotePublication(identity, kind).track);
+  },
+  /** What the edge said of its TURN server when this participant came in. */
+  async ice_servers() {
+    const servers = room.engine.latestJoinResponse.iceServers;
+    return { servers: servers.map(({ urls, username, credential }) => ({ urls, username, credential })) };
+  },
+  async gather({ servers }) {
+    return gather(servers);
+  },
+  async meet({ servers, timeout_ms }) {
+    return meet(servers, timeout_ms);
   },
   async sent() {
     const published = [...room.localParticipant.trackPublications.values()].filter((one) => one.track?.sender);

@@ -137,7 +137,10 @@ fn layers_that_nobody_wants_are_paused_and_asked_for_again() {
     assert_eq!(asked(&paused).as_deref(), Some("vp9:... vp8:..."));
     let resumed = scene.does(7000, demand(0b01));
     assert_eq!(asked(&resumed).as_deref(), Some("vp9:L.. vp8:..."));
-    let repeated = scene.does(8000, Input::Resumed);
+    let back = Input::Resumed {
+        ice_servers: Vec::new(),
+    };
+    let repeated = scene.does(8000, back);
     assert_eq!(asked(&repeated).as_deref(), Some("vp9:L.. vp8:..."));
 }
 

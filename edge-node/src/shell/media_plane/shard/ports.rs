@@ -1,6 +1,7 @@
-//! How datagrams leave a shard: by UDP with segmentation offload, or as frames of a TCP connection.
+//! How datagrams leave a shard: by UDP with segmentation offload, or as frames of a TCP connection or TURN allocation.
 
 use super::super::metrics::Metrics;
+use super::Outbound;
 use crate::core::ice::{Carrier, Path};
 use bytes::Bytes;
 use runtime::udp::UdpSocket;
@@ -9,12 +10,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use tokio::sync::mpsc;
 
-/// The UDP socket and the TCP connections.
+/// The UDP socket, the TCP connections and what is relayed.
 pub(super) struct Ports {
     pub(super) socket: UdpSocket,
     /// An IPv6 socket reaches IPv4 by mapped addresses.
     mapped: bool,
-    connections: HashMap<u32, mpsc::Sender<Bytes>>,
+    connections: HashMap<Carrier, mpsc::Sender<Outbound>>,
     metrics: Metrics,
 }
 
@@ -29,18 +30,14 @@ impl Ports {
         }
     }
 
-    /// A TCP connection may be written to.
-    pub(super) fn open(&mut self, path: Path, outgoing: mpsc::Sender<Bytes>) {
-        if let Carrier::Tcp(connection) = path.carrier {
-            self.connections.insert(connection, outgoing);
-        }
+    /// A connection may be written to.
+    pub(super) fn open(&mut self, path: Path, outgoing: mpsc::Sender<Outbound>) {
+        self.connections.insert(path.carrier, outgoing);
     }
 
-    /// A TCP connection is over; its task ends when it was not the one to say so.
+    /// A connection is over; the task of a TCP connection ends when it was not the one to say so.
     pub(super) fn close(&mut self, path: Path) {
-        if let Carrier::Tcp(connection) = path.carrier {
-            self.connections.remove(&connection);
-        }
+        self.connections.remove(&path.carrier);
     }
 
     /// Sends datagrams of `segment` bytes each, the last may be shorter. What does not leave at once is dropped: congestion
@@ -48,13 +45,18 @@ impl Ports {
     pub(super) fn send(&self, path: Path, contents: &[u8], segment: usize) {
         match path.carrier {
             Carrier::Udp => self.send_udp(path.remote, contents, segment),
-            Carrier::Tcp(connection) => {
-                let Some(outgoing) = self.connections.get(&connection) else {
+            carrier @ (Carrier::Tcp(_) | Carrier::Relay(_)) => {
+                let Some(outgoing) = self.connections.get(&carrier) else {
                     return;
                 };
+                let queue = match carrier {
+                    Carrier::Relay(_) => "turn_out",
+                    Carrier::Tcp(_) | Carrier::Udp => "tcp_out",
+                };
                 for frame in contents.chunks(segment.max(1)) {
-                    if outgoing.try_send(Bytes::copy_from_slice(frame)).is_err() {
-                        self.metrics.queue_dropped("tcp_out", 1);
+                    let bytes = Bytes::copy_from_slice(frame);
+                    if outgoing.try_send(Outbound { carrier, bytes }).is_err() {
+                        self.metrics.queue_dropped(queue, 1);
                     }
                 }
             }

@@ -5,8 +5,8 @@ use super::super::metrics::Metrics;
 use super::super::peer;
 use super::super::wiring::Fan;
 use super::ports::Ports;
-use super::{Bell, Ends, RingPacket, Rings, ShardCommand, Spawn, TcpInput};
-use crate::core::ice::{self, Path, Server, SessionId};
+use super::{Bell, ConnectionInput, Ends, RingPacket, Rings, ShardCommand, Spawn};
+use crate::core::ice::{self, Carrier, Path, Server, SessionId};
 use bytes::Bytes;
 use media::router::{self, Event, ExportedPacket, Output, Router, TrackKey, TransportKey};
 use runtime::shutdown::Shutdown;
@@ -23,8 +23,8 @@ const RECEIVES: usize = 8;
 const COMMANDS: usize = 4096;
 /// Packets per ring and tick.
 const RING_PACKETS: usize = 4096;
-/// TCP frames per tick.
-const TCP_FRAMES: usize = 1024;
+/// Frames of connections per tick.
+const CONNECTION_FRAMES: usize = 1024;
 /// Counters reach the registry this often.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
 /// Seconds from the NTP epoch (1900) to the Unix epoch (RFC 5905 section 6).
@@ -129,7 +129,7 @@ impl Shard {
         let now = Instant::now();
         self.take_commands(now);
         self.take_rings(now);
-        self.take_tcp(now);
+        self.take_connections(now);
         self.receive(batch);
         let now = Instant::now();
         if self.router.poll_timeout().is_some_and(|at| at <= now) {
@@ -241,22 +241,23 @@ impl Shard {
         }
     }
 
-    fn take_tcp(&mut self, now: Instant) {
-        for _ in 0..TCP_FRAMES {
-            let Ok(input) = self.ends.tcp.try_recv() else {
+    fn take_connections(&mut self, now: Instant) {
+        for _ in 0..CONNECTION_FRAMES {
+            let Ok(input) = self.ends.connections.try_recv() else {
                 return;
             };
             match input {
-                TcpInput::Opened { path, outgoing } => self.ports.open(path, outgoing),
-                TcpInput::Frame { path, mut bytes } => {
+                ConnectionInput::Opened { path, outgoing } => self.ports.open(path, outgoing),
+                ConnectionInput::Frame { path, mut bytes } => {
                     self.handle_datagram(now, path, &mut bytes);
-                    // A connection lives by its first check.
-                    if !self.ice.knows(path) {
+                    // A TCP connection lives by its first check. Who relays has an allocation, and may check before the
+                    // transport is there.
+                    if matches!(path.carrier, Carrier::Tcp(_)) && !self.ice.knows(path) {
                         self.metrics.tcp_refused("unauthenticated");
                         self.ports.close(path);
                     }
                 }
-                TcpInput::Closed { path } => {
+                ConnectionInput::Closed { path } => {
                     self.ports.close(path);
                     self.ice.handle_input(now, ice::Input::PathClosed { path });
                 }

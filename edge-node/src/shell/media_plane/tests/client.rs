@@ -1,6 +1,7 @@
 //! A client: controlling ICE agent, DTLS client, SRTP and SCTP, over UDP or TCP.
 
 use super::super::{LocalParameters, RemoteParameters};
+use super::turn::Turned;
 use aws_lc_rs::digest;
 use bytes::{Bytes, BytesMut};
 use media::srtp::{Inbound, Outbound, Profile, SessionKeys};
@@ -39,6 +40,7 @@ enum Carrier {
     Udp(UdpSocket),
     /// With what was read of the next frames.
     Tcp(TcpStream, Vec<u8>),
+    Turn(Turned),
 }
 
 /// A packet as a receiver sees it.
@@ -125,6 +127,17 @@ impl Client {
     /// ICE, then DTLS, then SCTP is started.
     pub(super) async fn connect(&mut self, remote: &LocalParameters, via: Via) {
         self.move_to_new_path(remote, via).await;
+        self.shake_hands().await;
+    }
+
+    /// The same through a TURN server.
+    pub(super) async fn connect_through(&mut self, remote: &LocalParameters, turned: Turned) {
+        self.carrier = Carrier::Turn(turned);
+        self.nominate(remote).await;
+        self.shake_hands().await;
+    }
+
+    async fn shake_hands(&mut self) {
         self.dtls
             .connect(Instant::now(), self.peer, Arc::clone(&self.config), None)
             .unwrap();
@@ -159,6 +172,10 @@ impl Client {
             }
             Via::Tcp => Carrier::Tcp(TcpStream::connect(address).await.unwrap(), Vec::new()),
         };
+        self.nominate(remote).await;
+    }
+
+    async fn nominate(&mut self, remote: &LocalParameters) {
         let check = self.check(remote);
         self.answered = 0;
         while self.answered == 0 {
@@ -197,6 +214,7 @@ impl Client {
                     .unwrap();
                 stream.write_all(datagram).await.unwrap();
             }
+            Carrier::Turn(turned) => turned.send(datagram).await,
         }
     }
 
@@ -418,6 +436,7 @@ async fn read(carrier: &mut Carrier) -> Vec<u8> {
                 "closed by the edge"
             );
         },
+        Carrier::Turn(turned) => turned.receive().await,
     }
 }
 

@@ -1,0 +1,152 @@
+//! How many requests one address, and one API key, may make.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use governor::clock::{Clock as _, DefaultClock};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use tokio_util::sync::CancellationToken;
+
+use super::Gateway;
+use super::error::ApiError;
+
+/// Requests at once, for each one per second that is allowed in the long run: a page loads in a burst.
+const BURST: u32 = 4;
+/// How often addresses and keys that have all of their share again are forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(30);
+
+/// The limits of one gateway; clones are one. Each replica counts by itself.
+#[derive(Clone, Debug)]
+pub struct RateLimits {
+    addresses: Option<Arc<DefaultKeyedRateLimiter<IpAddr>>>,
+    keys: Option<Arc<DefaultKeyedRateLimiter<String>>>,
+    clock: DefaultClock,
+}
+
+impl RateLimits {
+    /// Requests per second in the long run, per address and per API key; 0 for as many as they like.
+    pub fn new(per_address: u32, per_key: u32) -> Self {
+        Self {
+            addresses: quota(per_address).map(|quota| Arc::new(RateLimiter::dashmap(quota))),
+            keys: quota(per_key).map(|quota| Arc::new(RateLimiter::dashmap(quota))),
+            clock: DefaultClock::default(),
+        }
+    }
+
+    /// Forgets from time to time who has not been here for long, until `shutdown`.
+    pub async fn forget_idle(self, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(FORGET_EVERY) => {}
+                () = shutdown.cancelled() => return,
+            }
+            if let Some(addresses) = &self.addresses {
+                addresses.retain_recent();
+                addresses.shrink_to_fit();
+            }
+            if let Some(keys) = &self.keys {
+                keys.retain_recent();
+                keys.shrink_to_fit();
+            }
+        }
+    }
+
+    /// Counts a request of a client. What this machine's own programs and proxies ask is not limited.
+    pub(super) fn check_address(&self, address: IpAddr) -> Result<(), ApiError> {
+        let address = address.to_canonical();
+        match &self.addresses {
+            Some(addresses) if !address.is_loopback() => {
+                let allowed = addresses.check_key(&network(address));
+                allowed.map_err(|until| too_many(until.wait_time_from(self.clock.now())))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Counts a request that a key has signed.
+    pub(super) fn check_key(&self, key: &str) -> Result<(), ApiError> {
+        let Some(keys) = &self.keys else {
+            return Ok(());
+        };
+        let allowed = keys.check_key(&key.to_owned());
+        allowed.map_err(|until| too_many(until.wait_time_from(self.clock.now())))
+    }
+}
+
+fn quota(per_second: u32) -> Option<Quota> {
+    let rate = NonZeroU32::new(per_second)?;
+    let burst = NonZeroU32::new(per_second.saturating_mul(BURST))?;
+    Some(Quota::per_second(rate).allow_burst(burst))
+}
+
+/// Whoever has one IPv6 address has a /64 of them (RFC 6177).
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            let prefix = address.to_bits() >> 64 << 64;
+            Ipv6Addr::from_bits(prefix).into()
+        }
+    }
+}
+
+fn too_many(wait: Duration) -> ApiError {
+    ApiError::TooMany {
+        retry_s: wait.as_secs() + 1,
+    }
+}
+
+/// Turns away who asks too often, before anything else is done.
+pub(super) async fn limit(
+    State(gateway): State<Gateway>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    if let Some(ConnectInfo(peer)) = peer
+        && let Err(error) = gateway.rates.check_address(peer.ip())
+    {
+        gateway.metrics.rate_limited.inc();
+        return error.into_response();
+    }
+    next.run(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spent(limits: &RateLimits, address: &str) -> usize {
+        let address: IpAddr = address.parse().expect("an address");
+        (0..100)
+            .take_while(|_| limits.check_address(address).is_ok())
+            .count()
+    }
+
+    #[test]
+    fn a_burst_is_allowed_and_then_the_rate() {
+        let limits = RateLimits::new(5, 2);
+        assert_eq!(spent(&limits, "192.0.2.1"), 20);
+        assert_eq!(spent(&limits, "192.0.2.1"), 0);
+        assert_eq!(spent(&limits, "192.0.2.2"), 20, "others are not hurt");
+        assert_eq!(spent(&limits, "127.0.0.1"), 100);
+        assert_eq!(spent(&limits, "2001:db8::1"), 20);
+        assert_eq!(spent(&limits, "2001:db8::2"), 0, "the same /64");
+        let keyed = (0..100).take_while(|_| limits.check_key("key").is_ok());
+        assert_eq!(keyed.count(), 8);
+        let refused = limits.check_key("key").expect_err("spent");
+        assert_eq!(refused, ApiError::TooMany { retry_s: 1 });
+    }
+
+    #[test]
+    fn nought_is_no_limit() {
+        let limits = RateLimits::new(0, 0);
+        assert_eq!(spent(&limits, "192.0.2.1"), 100);
+        assert!(limits.check_key("key").is_ok());
+    }
+}
