@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod config;
 pub mod http;
+pub mod mapped;
 pub mod process;
 pub mod ready;
 pub mod shutdown;
