@@ -16,6 +16,7 @@ use tonic::Status;
 use crate::core::{AssignError, Core, Input, Output, Settings, Ticket};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use crate::planner::Decision;
 use crate::registry::SessionId;
 use crate::store::{Change, Durable, Ephemeral, Saved, Update};
 
@@ -46,6 +47,10 @@ enum Command {
         node: NodeId,
         room: RoomName,
         reply: oneshot::Sender<Result<AssignResponse, AssignError>>,
+    },
+    Decision {
+        room: RoomName,
+        reply: oneshot::Sender<Option<Decision>>,
     },
 }
 
@@ -104,6 +109,16 @@ impl Handle {
     ) -> Result<Result<AssignResponse, AssignError>, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Assign { node, room, reply }).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// The decision that a room's plan is from; `None` for a room that does not live.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn decision(&self, room: RoomName) -> Result<Option<Decision>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Decision { room, reply }).await?;
         answer.await.map_err(|_| Stopped)
     }
 
@@ -264,6 +279,11 @@ impl Actor {
                 let ticket = Ticket(self.tickets);
                 self.calls.insert(ticket, reply);
                 Input::Assign { ticket, node, room }
+            }
+            Command::Decision { room, reply } => {
+                // The caller may have gone meanwhile.
+                reply.send(self.core.decision(&room)).ok();
+                return;
             }
         };
         self.core.handle_input(now, input);

@@ -6,8 +6,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use runtime::telemetry::LogConfig;
 use serde::{Deserialize, Serialize};
+
+use crate::placement;
+use crate::prices::Prices;
+use crate::rules::{Bounds, Residency, RoomRule, Rules, Terms};
 
 /// Configuration of the control role. Keys that are not known are refused.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,6 +53,25 @@ pub struct Config {
     pub empty_room_ms: u64,
     /// Logging.
     pub log: LogConfig,
+    /// Rules for rooms by name: policy, bounds on delay, regions they must not leave. The first that fits holds.
+    pub room_rules: Vec<RoomRule>,
+    /// Round trip that a cheaper way may add to the fastest one, in milliseconds, with `room_policy = "auto"`.
+    pub added_delay_ms: u32,
+    /// Round trip between two edges that no cheaper way may exceed, in milliseconds; 0 for none.
+    pub pair_delay_ms_max: u32,
+    /// Prices of outgoing traffic by region, in US dollars per gigabyte: `{ link = 0.02, client = 0.09 }`. Regions that are
+    /// left out have list prices.
+    pub egress_prices: BTreeMap<String, geo::price::Egress>,
+    /// What places clients on edges, and what each term weighs.
+    pub placement: placement::Settings,
+    /// Folder with databases that tell where addresses are (`*.mmdb`, all are read); `antipode geo fetch` fills it.
+    pub geo_data_dir: Option<PathBuf>,
+    /// One such database for IPv4 addresses, instead of a folder.
+    pub geo_city_v4: Option<PathBuf>,
+    /// One such database for IPv6 addresses.
+    pub geo_city_v6: Option<PathBuf>,
+    /// Networks of proxies whose `X-Forwarded-For` is believed, in CIDR notation.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for Config {
@@ -70,6 +94,15 @@ impl Default for Config {
             restart_grace_ms: 15_000,
             empty_room_ms: 20_000,
             log: LogConfig::default(),
+            room_rules: Vec::new(),
+            added_delay_ms: 0,
+            pair_delay_ms_max: 0,
+            egress_prices: BTreeMap::new(),
+            placement: placement::Settings::default(),
+            geo_data_dir: None,
+            geo_city_v4: None,
+            geo_city_v6: None,
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -91,6 +124,14 @@ pub enum Unsound {
     /// Nothing could connect.
     #[error("http_connections must be at least 1")]
     NoConnections,
+    /// A price for a region that nobody can have.
+    #[error(
+        "egress_prices: {0:?} has a price that is no amount, or is not a region of the catalogue"
+    )]
+    Price(String),
+    /// Weights that would make nonsense of every score.
+    #[error("placement.{0} must be a number from 0 to 10,000")]
+    Weight(&'static str),
 }
 
 impl Config {
@@ -112,7 +153,43 @@ impl Config {
         if self.http_connections == 0 {
             return Err(Unsound::NoConnections);
         }
-        Ok(())
+        let absurd = |price: f64| !(0.0..=1_000.0).contains(&price);
+        let wrong = self.egress_prices.iter().find(|(region, price)| {
+            geo::region(region).is_none() || absurd(price.link) || absurd(price.client)
+        });
+        if let Some((region, _)) = wrong {
+            return Err(Unsound::Price(region.clone()));
+        }
+        let region = &self.placement.default_region;
+        if !region.is_empty() && geo::region(region).is_none() {
+            return Err(Unsound::Region(region.clone()));
+        }
+        let weights = self.placement.weights();
+        match weights
+            .into_iter()
+            .find(|(_, weight)| !(0.0..=10_000.0).contains(weight))
+        {
+            Some((name, _)) => Err(Unsound::Weight(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// What holds for rooms.
+    pub fn rules(&self) -> Rules {
+        let general = Terms {
+            policy: self.room_policy.clone(),
+            bounds: Bounds {
+                added_ms: self.added_delay_ms,
+                pair_ms_max: self.pair_delay_ms_max,
+            },
+            allow: Residency::default(),
+        };
+        Rules::new(general, &self.room_rules)
+    }
+
+    /// What traffic costs.
+    pub fn prices(&self) -> Prices {
+        Prices::new(self.egress_prices.clone())
     }
 }
 
@@ -145,15 +222,18 @@ impl fmt::Debug for Secret {
 #[serde(try_from = "String", into = "String")]
 pub enum RoomPolicy {
     /// Every edge sends straight to every other; a relay, if there is one, is the backup.
-    #[default]
     Direct,
     /// Every pair goes through this node or a relay of this region; the straight link is the backup.
     Via(String),
+    /// Straight where that is best; around links that are down, lossy or slow; over hubs where that is cheaper and the
+    /// bounds on delay allow it.
+    #[default]
+    Auto,
 }
 
-/// Neither `direct` nor `via=…`.
+/// Neither `auto`, nor `direct`, nor `via=…`.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("room policy {0:?} is neither \"direct\" nor \"via=REGION-OR-NODE\"")]
+#[error("room policy {0:?} is neither \"auto\", nor \"direct\", nor \"via=REGION-OR-NODE\"")]
 pub struct UnknownPolicy(String);
 
 impl FromStr for RoomPolicy {
@@ -161,6 +241,7 @@ impl FromStr for RoomPolicy {
 
     fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
         match text.split_once('=') {
+            None if text == "auto" => Ok(Self::Auto),
             None if text == "direct" => Ok(Self::Direct),
             Some(("via", target)) if !target.is_empty() => Ok(Self::Via(target.to_owned())),
             _ => Err(UnknownPolicy(text.to_owned())),
@@ -179,6 +260,7 @@ impl TryFrom<String> for RoomPolicy {
 impl fmt::Display for RoomPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Auto => f.write_str("auto"),
             Self::Direct => f.write_str("direct"),
             Self::Via(target) => write!(f, "via={target}"),
         }
@@ -197,7 +279,7 @@ mod tests {
 
     #[test]
     fn policies_parse_and_print() {
-        for text in ["direct", "via=sin", "via=relay-sin-0"] {
+        for text in ["auto", "direct", "via=sin", "via=relay-sin-0"] {
             assert_eq!(text.parse::<RoomPolicy>().expect("known").to_string(), text);
         }
         for text in ["", "via", "via=", "hub=sin", "Direct"] {

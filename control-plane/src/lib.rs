@@ -7,13 +7,16 @@
 pub mod actor;
 pub mod config;
 pub mod core;
+pub mod explain;
 pub mod grpc;
 pub mod http;
 pub mod metrics;
 pub mod outbox;
 pub mod placement;
 pub mod planner;
+pub mod prices;
 pub mod registry;
+pub mod rules;
 pub mod server;
 pub mod store;
 pub mod token;

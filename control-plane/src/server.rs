@@ -14,15 +14,18 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::actor::{self, Stores};
+use crate::actor::{self, Handle, Stores};
 use crate::config::{Config, Secret};
 use crate::core::Settings;
+use crate::explain::Explainer;
 use crate::grpc::{self, Services};
 use crate::http::{self, Gateway, Limits};
 use crate::metrics::Metrics;
-use crate::store::Durable as _;
+use crate::placement::Placer;
+use crate::placement::geo_data::{self, Sources};
 use crate::store::memory::Memory;
 use crate::store::sqlite::Sqlite;
+use crate::store::{Durable as _, Ephemeral};
 
 /// How long a client of the gateway may take for a request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -87,10 +90,12 @@ impl Server {
             metrics.clone(),
             shutdown.clone(),
         );
+        let explainer = explainer(config, (&handle, &ephemeral), &shutdown).await?;
         let services = Services {
             handle,
             ephemeral: Arc::clone(&ephemeral),
             metrics: metrics.clone(),
+            explainer: explainer.clone(),
         };
         let gateway = Gateway {
             ephemeral,
@@ -99,6 +104,8 @@ impl Server {
             region: config.region.clone(),
             token_valid: Duration::from_secs(config.token_valid_s),
             metrics: metrics.clone(),
+            explainer,
+            trusted_proxies: config.trusted_proxies.clone().into(),
         };
         let limits = Limits {
             connections: config.http_connections,
@@ -144,6 +151,43 @@ impl Server {
     }
 }
 
+/// What places clients and explains rooms, with geo data where there is some.
+async fn explainer(
+    config: &Config,
+    (handle, ephemeral): (&Handle, &Arc<dyn Ephemeral>),
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Explainer> {
+    let placer = Placer::new(config.placement.clone(), config.rules(), config.prices());
+    let placer = Arc::new(placer);
+    follow_geo_data(config, &placer, shutdown).await?;
+    Ok(Explainer::new(
+        handle.clone(),
+        Arc::clone(ephemeral),
+        placer,
+    ))
+}
+
+/// Opens geo data and keeps up with its files, where there is any; says so where there is none.
+async fn follow_geo_data(
+    config: &Config,
+    placer: &Arc<Placer>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let sources = Sources::of(config);
+    if sources.is_empty() {
+        tracing::info!(
+            "no geo data: clients are placed without knowing where they are; `antipode geo fetch` gets some"
+        );
+        return Ok(());
+    }
+    let scratch = config.data_dir.clone();
+    let made = tokio::fs::create_dir_all(&scratch).await;
+    made.with_context(|| format!("data folder {}", scratch.display()))?;
+    let placer = Arc::clone(placer);
+    tokio::spawn(geo_data::follow(sources, scratch, placer, shutdown.clone()));
+    Ok(())
+}
+
 fn now_ms() -> u64 {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -159,7 +203,8 @@ fn settings(config: &Config, keys: &BTreeMap<String, Secret>) -> Settings {
     Settings {
         control_id: config.node_id.clone(),
         mesh: config.mesh.clone(),
-        policy: config.room_policy.clone(),
+        rules: config.rules(),
+        prices: config.prices(),
         keys: keys.iter().map(key).collect(),
         node_grace: Duration::from_millis(config.node_grace_ms),
         restart_grace: Duration::from_millis(config.restart_grace_ms),

@@ -1,31 +1,63 @@
 //! `Admin`: what operators look at.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use proto::control::admin_server;
 use proto::control::{
-    GetRoomRequest, GetRoomResponse, ListLinksRequest, ListLinksResponse, ListNodesRequest,
-    ListNodesResponse, ListRoomsRequest, ListRoomsResponse,
+    ExplainRequest, ExplainResponse, GetRoomRequest, GetRoomResponse, ListLinksRequest,
+    ListLinksResponse, ListNodesRequest, ListNodesResponse, ListRoomsRequest, ListRoomsResponse,
 };
 use tonic::{Request, Response, Status};
 
+use crate::explain::{self, Explainer, Query};
 use crate::store::{Ephemeral, Error};
 
 /// The service.
 #[derive(Debug)]
 pub(super) struct Admin {
     ephemeral: Arc<dyn Ephemeral>,
+    explainer: Explainer,
 }
 
 impl Admin {
-    pub(super) fn new(ephemeral: Arc<dyn Ephemeral>) -> Self {
-        Self { ephemeral }
+    pub(super) fn new(ephemeral: Arc<dyn Ephemeral>, explainer: Explainer) -> Self {
+        Self {
+            ephemeral,
+            explainer,
+        }
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unavailable(error: Error) -> Status {
     Status::unavailable(error.to_string())
+}
+
+/// What an operator asks, checked.
+fn query(request: ExplainRequest) -> Result<Query, Status> {
+    let filled = |text: String| Some(text).filter(|text| !text.is_empty());
+    let address = |text: String| {
+        let parsed = filled(text).map(|text| text.parse::<IpAddr>()).transpose();
+        parsed.map_err(|_| Status::invalid_argument("an address is not an IP address"))
+    };
+    Ok(Query {
+        room: filled(request.room),
+        address: address(request.address)?,
+        resolver: address(request.resolver)?,
+        region: filled(request.region),
+        decision: request.decision,
+    })
+}
+
+fn unexplained(error: explain::Error) -> Status {
+    let message = error.to_string();
+    match error {
+        explain::Error::NoRoom(_) => Status::not_found(message),
+        explain::Error::Placement(_) => Status::invalid_argument(message),
+        explain::Error::Store(error) => unavailable(error),
+        explain::Error::Stopped(_) => Status::unavailable(message),
+    }
 }
 
 #[tonic::async_trait]
@@ -63,5 +95,16 @@ impl admin_server::Admin for Admin {
     ) -> Result<Response<ListLinksResponse>, Status> {
         let links = self.ephemeral.links().await.map_err(unavailable)?;
         Ok(Response::new(ListLinksResponse { links }))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<ExplainRequest>,
+    ) -> Result<Response<ExplainResponse>, Status> {
+        let query = query(request.into_inner())?;
+        let explanation = self.explainer.explain(&query).await.map_err(unexplained)?;
+        let json = serde_json::to_string(&explanation);
+        let json = json.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(ExplainResponse { json }))
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::client_address::Peer;
 use crate::metrics::Metrics;
 
 /// Pause after an accept that failed for want of resources.
@@ -42,7 +43,13 @@ pub async fn serve(
     let connections = TaskTracker::new();
     while let Some((stream, permit)) = accept(&listener, &permits, &shutdown).await {
         metrics.http_connections.inc();
-        let (router, metrics, shutdown) = (router.clone(), metrics.clone(), shutdown.clone());
+        let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
+        let peer = stream.peer_addr().map(|peer| Peer(peer.ip()));
+        let router = match peer {
+            Ok(peer) => router.clone().layer(Extension(peer)),
+            // It has gone again already.
+            Err(_) => router.clone(),
+        };
         connections.spawn(async move {
             converse(stream, router, limits.header_timeout, shutdown).await;
             metrics.http_connections.dec();
