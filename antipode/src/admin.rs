@@ -64,10 +64,19 @@ pub(crate) async fn connect(url: &str) -> anyhow::Result<AdminClient<Channel>> {
 }
 
 impl Target {
-    async fn connect(&self) -> anyhow::Result<AdminClient<Channel>> {
+    /// Connects to it.
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub(crate) async fn connect(&self) -> anyhow::Result<AdminClient<Channel>> {
         let running = || crate::up::running_control();
         let url = self.url.clone().or_else(running);
         connect(url.as_deref().unwrap_or("http://127.0.0.1:7900")).await
+    }
+
+    /// Whether JSON is wanted.
+    pub(crate) fn json(&self) -> bool {
+        self.json
     }
 }
 
@@ -320,7 +329,8 @@ fn age(since_ms: u64) -> String {
     }
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+/// A table's row.
+pub(crate) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.into_iter().map(str::to_owned).collect()
 }
 
@@ -329,12 +339,17 @@ fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_table(rows: &[Vec<String>]) -> anyhow::Result<()> {
+/// Prints rows with their columns aligned.
+///
+/// # Errors
+/// When the output cannot be written.
+pub(crate) fn print_table(rows: &[Vec<String>]) -> anyhow::Result<()> {
     std::io::stdout().write_all(table(rows).as_bytes())?;
     Ok(())
 }
 
-fn table(rows: &[Vec<String>]) -> String {
+/// Rows with their columns aligned, as text.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cell_width = |row: &Vec<String>, column| {
         row.get(column)

@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use runtime::telemetry::{LogConfig, LogFormat};
 
-use crate::{admin, role, token, up};
+use crate::{admin, explain, geo_data, role, token, up};
 
 /// Antipode: an edge-distributed SFU mesh that works with LiveKit SDKs.
 #[derive(Debug, Parser)]
@@ -41,6 +41,11 @@ pub(crate) enum Command {
     /// Look at the rooms of a mesh
     #[command(subcommand)]
     Room(admin::RoomCommand),
+    /// Say why a room crosses the mesh as it does, and why people are sent where they are
+    Explain(explain::Options),
+    /// Data that tells where addresses are
+    #[command(subcommand)]
+    Geo(geo_data::GeoCommand),
     /// Put clients on a mesh and measure what they and the edges see
     Load(lab::load::Options),
 }

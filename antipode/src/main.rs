@@ -2,6 +2,8 @@
 
 mod admin;
 mod cli;
+mod explain;
+mod geo_data;
 mod role;
 mod token;
 mod up;
@@ -42,6 +44,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Token(options) => token::run(&options),
         Command::Node(command) => admin::node(command).await,
         Command::Room(command) => admin::room(command).await,
+        Command::Explain(options) => explain::run(options).await,
+        Command::Geo(command) => geo_data::run(command),
         Command::Load(options) => {
             telemetry::init(&cli.log.over(None))?;
             load(options).await

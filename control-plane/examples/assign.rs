@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use control_plane::core::{Core, Input, Output, Settings, Ticket};
+use control_plane::prices::Prices;
 use control_plane::registry::SessionId;
+use control_plane::rules::Rules;
 use control_plane::{Config, RoomPolicy, Server};
 use proto::control::node_message::Message;
 use proto::control::node_session_client::NodeSessionClient;
@@ -125,7 +127,8 @@ fn replan_after_loss() -> anyhow::Result<(usize, Duration)> {
     let mut core = Core::new(Settings {
         control_id: String::new(),
         mesh: String::new(),
-        policy: RoomPolicy::Via("sin".to_owned()),
+        rules: Rules::everywhere(RoomPolicy::Via("sin".to_owned())),
+        prices: Prices::default(),
         keys: Vec::new(),
         node_grace: Duration::from_secs(1),
         restart_grace: Duration::from_secs(1),

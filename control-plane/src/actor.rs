@@ -16,6 +16,7 @@ use tonic::Status;
 use crate::core::{AssignError, Core, Input, Output, Settings, Ticket};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use crate::planner::Decision;
 use crate::registry::SessionId;
 use crate::store::{Change, Durable, Ephemeral, Fenced, Saved, Update};
 
@@ -50,6 +51,10 @@ enum Command {
         reply: oneshot::Sender<Result<AssignResponse, AssignError>>,
     },
     Keys(Vec<ApiKey>),
+    Decision {
+        room: RoomName,
+        reply: oneshot::Sender<Option<Decision>>,
+    },
 }
 
 /// The control plane's task has ended.
@@ -116,6 +121,16 @@ impl Handle {
     /// When the task has ended.
     pub async fn keys(&self, keys: Vec<ApiKey>) -> Result<(), Stopped> {
         self.send(Command::Keys(keys)).await
+    }
+
+    /// The decision that a room's plan is from; `None` for a room that does not live.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn decision(&self, room: RoomName) -> Result<Option<Decision>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Decision { room, reply }).await?;
+        answer.await.map_err(|_| Stopped)
     }
 
     async fn send(&self, command: Command) -> Result<(), Stopped> {
@@ -301,6 +316,11 @@ impl Actor {
                 Input::Assign { ticket, node, room }
             }
             Command::Keys(keys) => Input::Keys(keys),
+            Command::Decision { room, reply } => {
+                // The caller may have gone meanwhile.
+                reply.send(self.core.decision(&room)).ok();
+                return;
+            }
         };
         self.core.handle_input(now, input);
     }

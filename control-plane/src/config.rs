@@ -7,11 +7,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 pub use runtime::secret::Secret;
+use ipnet::IpNet;
 use runtime::telemetry::LogConfig;
 use runtime::tls::listener::Files;
 use serde::{Deserialize, Serialize};
 
 use crate::store::sealed;
+use crate::placement;
+use crate::prices::Prices;
+use crate::rules::{Bounds, Residency, RoomRule, Rules, Terms};
 
 /// Configuration of the control role. Keys that are not known are refused.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,6 +81,25 @@ pub struct Config {
     pub rate_per_address: u32,
     /// Requests per second signed by one API key at the gateway, four times as many at once; 0 for no limit.
     pub rate_per_key: u32,
+    /// Rules for rooms by name: policy, bounds on delay, regions they must not leave. The first that fits holds.
+    pub room_rules: Vec<RoomRule>,
+    /// Round trip that a cheaper way may add to the fastest one, in milliseconds, with `room_policy = "auto"`.
+    pub added_delay_ms: u32,
+    /// Round trip between two edges that no cheaper way may exceed, in milliseconds; 0 for none.
+    pub pair_delay_ms_max: u32,
+    /// Prices of outgoing traffic by region, in US dollars per gigabyte: `{ link = 0.02, client = 0.09 }`. Regions that are
+    /// left out have list prices.
+    pub egress_prices: BTreeMap<String, geo::price::Egress>,
+    /// What places clients on edges, and what each term weighs.
+    pub placement: placement::Settings,
+    /// Folder with databases that tell where addresses are (`*.mmdb`, all are read); `antipode geo fetch` fills it.
+    pub geo_data_dir: Option<PathBuf>,
+    /// One such database for IPv4 addresses, instead of a folder.
+    pub geo_city_v4: Option<PathBuf>,
+    /// One such database for IPv6 addresses.
+    pub geo_city_v6: Option<PathBuf>,
+    /// Networks of proxies whose `X-Forwarded-For` is believed, in CIDR notation.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for Config {
@@ -109,6 +132,15 @@ impl Default for Config {
             edge_ca: None,
             rate_per_address: 100,
             rate_per_key: 1_000,
+            room_rules: Vec::new(),
+            added_delay_ms: 0,
+            pair_delay_ms_max: 0,
+            egress_prices: BTreeMap::new(),
+            placement: placement::Settings::default(),
+            geo_data_dir: None,
+            geo_city_v4: None,
+            geo_city_v6: None,
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -150,6 +182,14 @@ pub enum Unsound {
     /// The gateway's certificate.
     #[error("tls: {0}")]
     Tls(#[from] runtime::tls::listener::Error),
+    /// A price for a region that nobody can have.
+    #[error(
+        "egress_prices: {0:?} has a price that is no amount, or is not a region of the catalogue"
+    )]
+    Price(String),
+    /// Weights that would make nonsense of every score.
+    #[error("placement.{0} must be a number from 0 to 10,000")]
+    Weight(&'static str),
 }
 
 impl Config {
@@ -175,7 +215,8 @@ impl Config {
         if let Some(files) = &self.tls {
             files.check()?;
         }
-        self.check_stores()
+        self.check_stores()?;
+        self.check_placement()
     }
 
     fn check_stores(&self) -> Result<(), Unsound> {
@@ -210,6 +251,46 @@ impl Config {
             return Err(Unsound::RedisAlone);
         }
         Ok(())
+    }
+
+    fn check_placement(&self) -> Result<(), Unsound> {
+        let absurd = |price: f64| !(0.0..=1_000.0).contains(&price);
+        let wrong = self.egress_prices.iter().find(|(region, price)| {
+            geo::region(region).is_none() || absurd(price.link) || absurd(price.client)
+        });
+        if let Some((region, _)) = wrong {
+            return Err(Unsound::Price(region.clone()));
+        }
+        let region = &self.placement.default_region;
+        if !region.is_empty() && geo::region(region).is_none() {
+            return Err(Unsound::Region(region.clone()));
+        }
+        let weights = self.placement.weights();
+        match weights
+            .into_iter()
+            .find(|(_, weight)| !(0.0..=10_000.0).contains(weight))
+        {
+            Some((name, _)) => Err(Unsound::Weight(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// What holds for rooms.
+    pub fn rules(&self) -> Rules {
+        let general = Terms {
+            policy: self.room_policy.clone(),
+            bounds: Bounds {
+                added_ms: self.added_delay_ms,
+                pair_ms_max: self.pair_delay_ms_max,
+            },
+            allow: Residency::default(),
+        };
+        Rules::new(general, &self.room_rules)
+    }
+
+    /// What traffic costs.
+    pub fn prices(&self) -> Prices {
+        Prices::new(self.egress_prices.clone())
     }
 
     /// Which database the durable store is.
@@ -247,15 +328,18 @@ pub enum Database {
 #[serde(try_from = "String", into = "String")]
 pub enum RoomPolicy {
     /// Every edge sends straight to every other; a relay, if there is one, is the backup.
-    #[default]
     Direct,
     /// Every pair goes through this node or a relay of this region; the straight link is the backup.
     Via(String),
+    /// Straight where that is best; around links that are down, lossy or slow; over hubs where that is cheaper and the
+    /// bounds on delay allow it.
+    #[default]
+    Auto,
 }
 
-/// Neither `direct` nor `via=…`.
+/// Neither `auto`, nor `direct`, nor `via=…`.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("room policy {0:?} is neither \"direct\" nor \"via=REGION-OR-NODE\"")]
+#[error("room policy {0:?} is neither \"auto\", nor \"direct\", nor \"via=REGION-OR-NODE\"")]
 pub struct UnknownPolicy(String);
 
 impl FromStr for RoomPolicy {
@@ -263,6 +347,7 @@ impl FromStr for RoomPolicy {
 
     fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
         match text.split_once('=') {
+            None if text == "auto" => Ok(Self::Auto),
             None if text == "direct" => Ok(Self::Direct),
             Some(("via", target)) if !target.is_empty() => Ok(Self::Via(target.to_owned())),
             _ => Err(UnknownPolicy(text.to_owned())),
@@ -281,6 +366,7 @@ impl TryFrom<String> for RoomPolicy {
 impl fmt::Display for RoomPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Auto => f.write_str("auto"),
             Self::Direct => f.write_str("direct"),
             Self::Via(target) => write!(f, "via={target}"),
         }
@@ -299,7 +385,7 @@ mod tests {
 
     #[test]
     fn policies_parse_and_print() {
-        for text in ["direct", "via=sin", "via=relay-sin-0"] {
+        for text in ["auto", "direct", "via=sin", "via=relay-sin-0"] {
             assert_eq!(text.parse::<RoomPolicy>().expect("known").to_string(), text);
         }
         for text in ["", "via", "via=", "hub=sin", "Direct"] {

@@ -9,16 +9,17 @@ use std::time::{Duration, Instant};
 use proto::control::control_message::Message as Down;
 use proto::control::node_message::Message as Up;
 use proto::control::{
-    ApiKey, ApiKeys, AssignResponse, ControlMessage, Hello, LinkReport, NodeState, PeerList,
-    RoomReport, Welcome,
+    ApiKey, ApiKeys, AssignResponse, ControlMessage, Hello, LinkReport, LinkState, NodeState,
+    PeerList, RoomReport, Welcome,
 };
 use proto::{NodeId, RoomName};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::config::RoomPolicy;
-use crate::planner::{Role, Topology};
-use crate::registry::{Refused, Registry, SessionId, Verdict};
+use crate::planner::{Decision, Observation, Role, Topology};
+use crate::prices::Prices;
+use crate::registry::{Node, Refused, Registry, SessionId, Verdict};
+use crate::rules::{Rules, Terms};
 use crate::store::{Change, Fenced, Saved, Update};
 pub use room::AssignError;
 use room::Room;
@@ -29,6 +30,8 @@ const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
 const SAVE_RETRY: Duration = Duration::from_millis(500);
 /// Links of one node that are looked at.
 const LINKS_MAX: usize = 1_024;
+/// How long measurements that change plans are gathered, so that one event changes them once.
+const GATHER: Duration = Duration::from_secs(1);
 /// With nothing due, the core still wants to be called this often.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -43,8 +46,10 @@ pub struct Settings {
     pub control_id: String,
     /// Name of the mesh.
     pub mesh: String,
-    /// How rooms cross the mesh.
-    pub policy: RoomPolicy,
+    /// How rooms cross the mesh, and where they may.
+    pub rules: Rules,
+    /// What traffic costs.
+    pub prices: Prices,
     /// API keys for the edges: key and secret.
     pub keys: Vec<ApiKey>,
     /// How long a node whose session ended may stay away.
@@ -149,6 +154,8 @@ enum Timer {
     Empty(RoomName),
     /// Rooms whose save failed.
     Unsaved,
+    /// Plans follow what was measured.
+    Measured,
 }
 
 /// The core. One writer: the task that owns it.
@@ -157,6 +164,8 @@ pub struct Core {
     settings: Settings,
     registry: Registry,
     topology: Topology,
+    /// Nodes whose links or load changed so much that plans have to follow.
+    moved: BTreeSet<NodeId>,
     rooms: BTreeMap<RoomName, Room>,
     /// No plan had an epoch above this when its room ended: where the next room's epochs start.
     epoch_floor: u64,
@@ -172,9 +181,10 @@ impl Core {
     pub fn new(settings: Settings) -> Self {
         let rng = StdRng::from_seed(settings.seed);
         Self {
-            settings,
             registry: Registry::default(),
-            topology: Topology::default(),
+            topology: Topology::new(settings.prices.clone()),
+            settings,
+            moved: BTreeSet::new(),
             rooms: BTreeMap::new(),
             epoch_floor: 0,
             unsaved: BTreeSet::new(),
@@ -257,7 +267,7 @@ impl Core {
             let name = record.room.clone();
             let members = record.members.iter();
             let gone: Vec<_> = members
-                .filter(|node| self.registry.get(node).is_none())
+                .filter(|node| !self.resides(&name, node))
                 .cloned()
                 .collect();
             self.rooms.insert(name.clone(), Room::restored(record));
@@ -351,6 +361,7 @@ impl Core {
             Up::Hello(_) => tracing::debug!(node_id = %node, "second hello of a session ignored"),
             Up::Load(load) => {
                 self.registry.set_load(&node, load);
+                self.follow_load(now, &node);
                 self.show_node(&node);
             }
             Up::Links(LinkReport { mut links }) => {
@@ -358,10 +369,13 @@ impl Core {
                 for peer in self.registry.set_links(&node, &links, now) {
                     self.node_changed(&peer);
                 }
+                self.follow_links(now, &node, &links);
                 self.outputs
                     .push_back(Output::Update(Update::Links { node, links }));
             }
             Up::Room(report) => self.report(now, &node, report),
+            // The session hands these to placement.
+            Up::Clients(_) => {}
             Up::RoomClosed(closed) => {
                 self.room_closed(now, &node, &RoomName::from(closed.room));
             }
@@ -376,13 +390,63 @@ impl Core {
         }
     }
 
+    fn follow_links(&mut self, now: Instant, node: &NodeId, links: &[LinkState]) {
+        for link in links {
+            let peer = NodeId::from(link.peer.as_str());
+            let seen = Observation {
+                up: link.up,
+                rtt: Duration::from_micros(link.rtt_us.into()),
+                loss: link.loss,
+            };
+            if self.topology.observe(node, &peer, seen) {
+                self.plans_follow(now, [node.clone(), peer]);
+            }
+        }
+    }
+
+    fn follow_load(&mut self, now: Instant, node: &NodeId) {
+        let load = self.registry.get(node).map_or(0.0, Node::load_share);
+        if self.topology.observe_load(node, load) {
+            self.plans_follow(now, [node.clone()]);
+        }
+    }
+
+    fn plans_follow(&mut self, now: Instant, nodes: impl IntoIterator<Item = NodeId>) {
+        if self.moved.is_empty() {
+            self.timers.insert((now + GATHER, Timer::Measured));
+        }
+        self.moved.extend(nodes);
+    }
+
+    /// Plans the rooms whose plans may look different after what was measured.
+    fn replan_measured(&mut self, now: Instant) {
+        let moved = std::mem::take(&mut self.moved);
+        let rooms: Vec<_> = self
+            .rooms
+            .iter()
+            .filter(|(_, room)| moved.iter().any(|node| room.depends_on(node)))
+            .map(|(name, _)| name.clone())
+            .collect();
+        rooms.iter().for_each(|room| self.replan(now, room, None));
+    }
+
+    /// What holds for a room.
+    fn terms(&self, room: &RoomName) -> &Terms {
+        self.settings.rules.of(room.as_str())
+    }
+
+    /// The decision that a room's plan is from; `None` for a room that does not live.
+    pub fn decision(&self, room: &RoomName) -> Option<Decision> {
+        self.rooms.get(room)?.decision()
+    }
+
     /// Plans the rooms that a node's coming or going may change.
     fn replan_touched(&mut self, now: Instant, node: &NodeId) {
         let relay = self
             .registry
             .get(node)
             .is_none_or(|node| node.role == Role::Relay);
-        let named = self.settings.policy == RoomPolicy::Via(node.to_string());
+        let named = self.settings.rules.name(node.as_str());
         // An edge changes only the rooms it is in, unless the policy names it.
         let rooms: Vec<_> = self
             .rooms
@@ -399,6 +463,7 @@ impl Core {
                 Some((_, Timer::Node(node))) => self.look_at(now, &node),
                 Some((_, Timer::Confirm(node))) => self.drop_doubted(now, &node),
                 Some((_, Timer::Empty(room))) => self.end_if_empty(now, &room),
+                Some((_, Timer::Measured)) => self.replan_measured(now),
                 Some((_, Timer::Unsaved)) => {
                     for room in std::mem::take(&mut self.unsaved) {
                         self.plan_again(now, &room);

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::actor::Handle;
+use crate::explain::Explainer;
 use crate::metrics::Metrics;
 use crate::store::{Durable, Ephemeral};
 
@@ -37,6 +38,8 @@ pub struct Services {
     pub ephemeral: Arc<dyn Ephemeral>,
     /// Counters.
     pub metrics: Metrics,
+    /// Explains rooms and placement.
+    pub explainer: Explainer,
 }
 
 /// Serves until `shutdown`.
@@ -63,8 +66,9 @@ pub async fn serve(
         durable,
         ephemeral,
         metrics,
+        explainer,
     } = services;
-    let sessions = session::Sessions::new(handle.clone());
+    let sessions = session::Sessions::new(handle.clone(), explainer.clone());
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -73,7 +77,7 @@ pub async fn serve(
         .add_service(reflection)
         .add_service(NodeSessionServer::new(sessions))
         .add_service(RoomsServer::new(rooms::Rooms::new(handle, metrics)))
-        .add_service(AdminServer::new(admin::Admin::new(durable, ephemeral)));
+        .add_service(AdminServer::new(admin::Admin::new(durable, ephemeral, explainer)));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = server.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::pin!(serving);

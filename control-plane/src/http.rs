@@ -2,7 +2,9 @@
 
 mod assets;
 mod auth;
+mod client_address;
 mod error;
+mod explain;
 mod inventory;
 mod rate;
 mod regions;
@@ -18,9 +20,11 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
+use ipnet::IpNet;
 use tower_http::cors::{Any, CorsLayer};
 
 use crate::keyring::Keyring;
+use crate::explain::Explainer;
 use crate::metrics::Metrics;
 use crate::store::Ephemeral;
 use error::ApiError;
@@ -66,6 +70,10 @@ pub struct Gateway {
     pub rates: RateLimits,
     /// Served by HTTPS.
     pub secure: bool,
+    /// Places clients and explains rooms.
+    pub explainer: Explainer,
+    /// Networks of proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Arc<[IpNet]>,
 }
 
 /// All routes with their limits and headers.
@@ -93,6 +101,8 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/api/v1/links", get(inventory::links))
         .route("/api/v1/rooms", get(inventory::rooms))
         .route("/api/v1/rooms/{room}", get(inventory::room))
+        .route("/api/v1/rooms/{room}/explain", get(explain::room))
+        .route("/api/v1/explain", get(explain::client))
         .route("/api/{*rest}", any(no_route))
         .route("/rtc", get(signal::proxy))
         .route("/rtc/v1", get(signal::proxy))

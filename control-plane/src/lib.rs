@@ -7,6 +7,7 @@
 pub mod actor;
 pub mod config;
 pub mod core;
+pub mod explain;
 pub mod grpc;
 pub mod http;
 pub mod keyring;
@@ -15,7 +16,9 @@ pub mod outbox;
 pub mod placement;
 pub mod planner;
 pub mod presence;
+pub mod prices;
 pub mod registry;
+pub mod rules;
 pub mod server;
 pub mod store;
 pub mod token;

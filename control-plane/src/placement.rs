@@ -1,7 +1,51 @@
-//! Which edge a client is sent to.
+//! Which edge a client is sent to: the one that serves the whole room best, not just the nearest one. [`score`] decides,
+//! without I/O, and says why; [`Placer`] gathers what it decides by.
 
-use geo::Region;
+pub mod geo_data;
+mod placer;
+pub mod score;
+
 use proto::control::{Node, NodeState, Role};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use placer::links_of;
+pub use placer::{Asked, Moment, Placed, Placer};
+pub use score::{Explanation, Links, Question};
+
+/// What a score's terms weigh.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where a client is taken to be that nothing is known of, a region's code; empty for nowhere.
+    pub default_region: String,
+    /// What a full edge counts like, in milliseconds; it grows with the square of the load.
+    pub load_ms: f64,
+    /// How many milliseconds of delay a US dollar per hour of talking is worth.
+    pub ms_per_usd_hour: f64,
+    /// Client networks whose round trips are remembered.
+    pub networks: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            default_region: String::new(),
+            load_ms: 50.0,
+            ms_per_usd_hour: 100.0,
+            networks: 50_000,
+        }
+    }
+}
+
+impl Settings {
+    /// Its weights with their names.
+    pub fn weights(&self) -> [(&'static str, f64); 2] {
+        [
+            ("load_ms", self.load_ms),
+            ("ms_per_usd_hour", self.ms_per_usd_hour),
+        ]
+    }
+}
 
 /// An edge that takes clients.
 #[derive(Clone, PartialEq, Debug)]
@@ -14,15 +58,6 @@ pub struct Edge {
     pub url: String,
     /// Participants per place it has, 0.0 (idle) to 1.0 (full) and above.
     pub load: f64,
-}
-
-/// A choice and why it was made.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Choice {
-    /// The edge.
-    pub edge: Edge,
-    /// The reason, for people.
-    pub reason: String,
 }
 
 /// Why there is no edge for a client.
@@ -38,6 +73,12 @@ pub enum Error {
         region: String,
         /// Regions that have a ready edge.
         served: Vec<String>,
+    },
+    /// Edges are ready, but none where the room may be.
+    #[error("no edge is ready where the room may be: {allowed}")]
+    Confined {
+        /// Where it may be.
+        allowed: String,
     },
 }
 
@@ -82,112 +123,4 @@ pub fn least_loaded<'a>(edges: &'a [Edge], region: Option<&str>) -> Option<&'a E
             .total_cmp(&b.load)
             .then_with(|| a.node_id.cmp(&b.node_id))
     })
-}
-
-/// The edge for a client: of the wished region, else of the served region nearest to it; without a wish, the least
-/// loaded of all.
-///
-/// # Errors
-/// When no edge is ready, or nothing is known about the wished region.
-pub fn choose(edges: &[Edge], wish: Option<&str>) -> Result<Choice, Error> {
-    let Some(wish) = wish else {
-        let edge = least_loaded(edges, None).ok_or(Error::NoEdge)?.clone();
-        let reason = format!("automatic: the least loaded of {} ready edges", edges.len());
-        return Ok(Choice { edge, reason });
-    };
-    if let Some(edge) = least_loaded(edges, Some(wish)) {
-        return Ok(Choice {
-            edge: edge.clone(),
-            reason: "the region asked for".to_owned(),
-        });
-    }
-    let served = served(edges);
-    if served.is_empty() {
-        return Err(Error::NoEdge);
-    }
-    let unknown = || Error::UnknownRegion {
-        region: wish.chars().take(64).collect(),
-        served: served.iter().map(|region| (*region).to_owned()).collect(),
-    };
-    let wished: &Region = geo::region(wish).ok_or_else(unknown)?;
-    let nearest = geo::nearest(wished.position, served.iter().copied());
-    let (near, distance_m) = nearest.ok_or_else(unknown)?;
-    let edge = least_loaded(edges, Some(near.code)).ok_or_else(unknown)?;
-    let reason = format!(
-        "{} is not served; {} is the nearest served region, {:.0} km away",
-        wished.code,
-        near.code,
-        distance_m / 1_000.0
-    );
-    Ok(Choice {
-        edge: edge.clone(),
-        reason,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use proto::control::{Hello, Load};
-
-    use super::*;
-
-    fn node(id: &str, region: &str, participants: u32, state: NodeState) -> Node {
-        let hello = Hello {
-            node_id: id.to_owned(),
-            role: Role::Edge.into(),
-            region: region.to_owned(),
-            client_url: format!("ws://{id}"),
-            capacity: 100,
-            ..Hello::default()
-        };
-        let load = Load {
-            participants,
-            ..Load::default()
-        };
-        Node {
-            hello: Some(hello),
-            state: state.into(),
-            load: Some(load),
-            connected_at_ms: 0,
-        }
-    }
-
-    fn edges() -> Vec<Edge> {
-        ready_edges(&[
-            node("edge-fra-0", "fra", 50, NodeState::Ready),
-            node("edge-fra-1", "fra", 20, NodeState::Ready),
-            node("edge-iad-0", "iad", 30, NodeState::Ready),
-            node("edge-syd-0", "syd", 0, NodeState::Suspect),
-        ])
-    }
-
-    fn chosen(wish: Option<&str>) -> Result<String, Error> {
-        choose(&edges(), wish).map(|choice| choice.edge.node_id)
-    }
-
-    #[test]
-    fn the_wished_region_else_the_nearest_else_the_least_loaded() {
-        assert_eq!(chosen(Some("iad")), Ok("edge-iad-0".to_owned()));
-        assert_eq!(chosen(Some("lhr")), Ok("edge-fra-1".to_owned()));
-        assert_eq!(chosen(Some("gru")), Ok("edge-iad-0".to_owned()));
-        assert_eq!(chosen(None), Ok("edge-fra-1".to_owned()));
-        let served = vec!["fra".to_owned(), "iad".to_owned()];
-        let unknown = Error::UnknownRegion {
-            region: "moon".to_owned(),
-            served,
-        };
-        assert_eq!(chosen(Some("moon")), Err(unknown));
-        assert_eq!(choose(&[], Some("fra")), Err(Error::NoEdge));
-        assert_eq!(choose(&[], None), Err(Error::NoEdge));
-    }
-
-    #[test]
-    fn the_reason_is_for_people() {
-        let choice = choose(&edges(), Some("lhr")).expect("fra is near");
-        assert!(
-            choice.reason.starts_with("lhr is not served; fra"),
-            "{}",
-            choice.reason
-        );
-    }
 }

@@ -65,6 +65,14 @@ pub struct Node {
 }
 
 impl Node {
+    /// People per place it has, 0.0 to 1.0 and above; 0 when it names no capacity.
+    pub fn load_share(&self) -> f64 {
+        match self.hello.capacity {
+            0 => 0.0,
+            capacity => f64::from(self.load.participants) / f64::from(capacity),
+        }
+    }
+
     /// For the planner.
     pub fn site(&self) -> Site {
         Site::new(self.role, self.hello.region.clone())

@@ -16,17 +16,20 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::actor::{self, Stores};
+use crate::actor::{self, Handle, Stores};
 use crate::config::Config;
 use crate::core::Settings;
+use crate::explain::Explainer;
 use crate::grpc::{self, Services};
 use crate::keyring::{Follower, Keyring};
 use crate::http::{self, EdgeClient, Gateway, RateLimits};
 use crate::metrics::Metrics;
 use crate::presence;
 use crate::store::audit::By;
-use crate::store::{self, Durable};
+use crate::store::{self, Durable, Ephemeral};
 use crate::upkeep;
+use crate::placement::Placer;
+use crate::placement::geo_data::{self, Sources};
 
 /// A control plane that serves.
 #[derive(Debug)]
@@ -94,11 +97,13 @@ impl Server {
         // Both end with `shutdown` and hold nothing that anybody waits for.
         tokio::spawn(follower.run(shutdown.clone()));
         tokio::spawn(upkeep::prune(Arc::clone(&durable), shutdown.clone()));
+        let explainer = explainer(config, (&handle, &ephemeral), &shutdown).await?;
         let services = Services {
             handle,
             durable,
             ephemeral: Arc::clone(&ephemeral),
             metrics: metrics.clone(),
+            explainer: explainer.clone(),
         };
         let rates = RateLimits::new(config.rate_per_address, config.rate_per_key);
         let gateway = Gateway {
@@ -111,6 +116,8 @@ impl Server {
             edges: EdgeClient::new(config.edge_ca.as_deref()).context("edge_ca")?,
             rates: rates.clone(),
             secure: tls.is_some(),
+            explainer,
+            trusted_proxies: config.trusted_proxies.clone().into(),
         };
         tokio::spawn(rates.forget_idle(shutdown.clone()));
         let limits = Limits {
@@ -185,6 +192,43 @@ async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
     listener.with_context(|| format!("{what} listener on {address}"))
 }
 
+/// What places clients and explains rooms, with geo data where there is some.
+async fn explainer(
+    config: &Config,
+    (handle, ephemeral): (&Handle, &Arc<dyn Ephemeral>),
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Explainer> {
+    let placer = Placer::new(config.placement.clone(), config.rules(), config.prices());
+    let placer = Arc::new(placer);
+    follow_geo_data(config, &placer, shutdown).await?;
+    Ok(Explainer::new(
+        handle.clone(),
+        Arc::clone(ephemeral),
+        placer,
+    ))
+}
+
+/// Opens geo data and keeps up with its files, where there is any; says so where there is none.
+async fn follow_geo_data(
+    config: &Config,
+    placer: &Arc<Placer>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let sources = Sources::of(config);
+    if sources.is_empty() {
+        tracing::info!(
+            "no geo data: clients are placed without knowing where they are; `antipode geo fetch` gets some"
+        );
+        return Ok(());
+    }
+    let scratch = config.data_dir.clone();
+    let made = tokio::fs::create_dir_all(&scratch).await;
+    made.with_context(|| format!("data folder {}", scratch.display()))?;
+    let placer = Arc::clone(placer);
+    tokio::spawn(geo_data::follow(sources, scratch, placer, shutdown.clone()));
+    Ok(())
+}
+
 fn now_ms() -> u64 {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -210,8 +254,9 @@ fn settings(config: &Config, keys: &Keyring) -> Settings {
     Settings {
         control_id: config.node_id.clone(),
         mesh: config.mesh.clone(),
-        policy: config.room_policy.clone(),
         keys: keys.for_nodes(),
+        rules: config.rules(),
+        prices: config.prices(),
         node_grace: Duration::from_millis(config.node_grace_ms),
         restart_grace: Duration::from_millis(config.restart_grace_ms),
         empty_room: Duration::from_millis(config.empty_room_ms),

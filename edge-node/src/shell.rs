@@ -1,5 +1,6 @@
 //! Sockets, tasks and threads around the cores.
 
+pub mod client_rtts;
 pub mod control;
 pub mod edge;
 pub mod http;

@@ -1,11 +1,11 @@
 //! The catalogue of regions: metropolitan areas where clouds have data centres, named by an airport nearby.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::position::Position;
 
 /// Where on the map a region belongs; also the unit of data-residency rules.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Continent {
     /// Africa.
@@ -49,6 +49,15 @@ pub fn region(code: &str) -> Option<&'static Region> {
     REGIONS
         .iter()
         .find(|region| region.code.eq_ignore_ascii_case(code))
+}
+
+/// Where people of a country are, as far as the catalogue can tell: the middle of its regions there. `None` for a country
+/// without one. `country` is an ISO 3166-1 alpha-2 code in any case of letters.
+pub fn country_position(country: &str) -> Option<Position> {
+    let regions = REGIONS
+        .iter()
+        .filter(|region| region.country.eq_ignore_ascii_case(country));
+    Position::middle(regions.map(|region| region.position))
 }
 
 /// `candidates` by distance from `from`, nearest first, with the distance in metres. Codes that are not in the
@@ -225,6 +234,15 @@ mod tests {
             "{}",
             km("lhr", "fra")
         );
+    }
+
+    #[test]
+    fn countries_are_where_their_regions_are() {
+        let india = country_position("in").expect("four regions");
+        let km = india.distance_m(region("hyd").expect("known").position) / 1_000.0;
+        assert!(km < 500.0, "{km}");
+        assert_eq!(country_position("FR"), region("cdg").map(|r| r.position));
+        assert_eq!(country_position("AQ"), None);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Where things are: region catalogue, great-circle distance and the round-trip model. Pure maths, no I/O.
+//! Where things are: region catalogue, great-circle distance, the round-trip model, look-up of addresses in databases that
+//! are handed in, and what clouds charge for traffic. Pure, no I/O.
 //!
 //! ```
 //! let fra = geo::region("fra").ok_or("fra is in the catalogue")?;
@@ -9,9 +10,12 @@
 //! ```
 
 mod catalogue;
+pub mod lookup;
+pub mod measured;
 mod position;
+pub mod price;
 mod rtt;
 
-pub use catalogue::{Continent, REGIONS, Region, nearest, rank, region};
+pub use catalogue::{Continent, REGIONS, Region, country_position, nearest, rank, region};
 pub use position::{EARTH_RADIUS_M, Error, Position};
 pub use rtt::{RttModel, rtt_between};

@@ -85,6 +85,29 @@ impl Position {
         self.longitude
     }
 
+    /// The point in the middle of some points: their mean as vectors from the Earth's centre. `None` without points, or when
+    /// they cancel out. A single point is its own middle.
+    pub fn middle(points: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let mut points = points.into_iter().peekable();
+        let first = *points.peek()?;
+        let (mut x, mut y, mut z, mut count) = (0.0_f64, 0.0_f64, 0.0_f64, 0_u32);
+        for point in points {
+            let (latitude, longitude) = (point.latitude.to_radians(), point.longitude.to_radians());
+            x += latitude.cos() * longitude.cos();
+            y += latitude.cos() * longitude.sin();
+            z += latitude.sin();
+            count += 1;
+        }
+        if count == 1 {
+            return Some(first);
+        }
+        let level = x.hypot(y);
+        if level.hypot(z) < 1e-9 {
+            return None;
+        }
+        Self::new(z.atan2(level).to_degrees(), y.atan2(x).to_degrees()).ok()
+    }
+
     /// Great-circle distance in metres, by the haversine formula (well-conditioned for small distances).
     pub fn distance_m(self, other: Self) -> f64 {
         let (from, to) = (self.latitude.to_radians(), other.latitude.to_radians());
@@ -119,6 +142,19 @@ mod tests {
     fn the_date_line_is_no_border() {
         let across = position(0.0, 179.5).distance_m(position(0.0, -179.5));
         assert!((across - 111_195.0).abs() < 10.0, "{across}");
+    }
+
+    #[test]
+    fn the_middle_of_points() {
+        assert_eq!(Position::middle([]), None);
+        let zurich = position(47.38, 8.54);
+        assert_eq!(Position::middle([zurich]), Some(zurich));
+        let middle = Position::middle([position(0.0, 170.0), position(0.0, -170.0)]);
+        assert!(middle.is_some_and(|m| m.distance_m(position(0.0, 180.0)) < 1.0));
+        assert_eq!(
+            Position::middle([position(0.0, 0.0), position(0.0, 180.0)]),
+            None
+        );
     }
 
     #[test]

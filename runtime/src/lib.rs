@@ -5,6 +5,7 @@ pub mod admin;
 pub mod config;
 pub mod discovery;
 pub mod http;
+pub mod mapped;
 pub mod process;
 pub mod ready;
 pub mod secret;

@@ -29,6 +29,9 @@ enum Command {
     Bench {
         /// Name of a bench target, for example `forward`
         name: String,
+        /// Options of the bench target, for example `--matrix FILE` of `placement`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
     },
     /// Runs a scenario against a real mesh with real clients; the last line of output is JSON, the exit code 1 when
     /// something did not hold
@@ -52,7 +55,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Check => check::run(),
         Command::Tidy => tidy::run(),
-        Command::Bench { name } => bench::run(&name),
+        Command::Bench { name, args } => bench::run(&name, &args),
         Command::Scenario { args } => scenario::run(&args),
         Command::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
     };

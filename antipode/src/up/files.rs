@@ -123,6 +123,15 @@ fn label(node: &Node) -> String {
 }
 
 fn control(directory: &Path, layout: &Layout, options: &Options) -> Table {
+    let mut control = plain_control(directory, layout, options);
+    let geo_data = crate::geo_data::default_folder();
+    if let Some(folder) = geo_data.filter(|folder| crate::geo_data::has_databases(folder)) {
+        control.insert("geo_data_dir".to_owned(), text(&folder.display()));
+    }
+    control
+}
+
+fn plain_control(directory: &Path, layout: &Layout, options: &Options) -> Table {
     let keys = Table::from_iter([(super::API_KEY.to_owned(), text(super::API_SECRET))]);
     table([
         ("node_id", text(CONTROL_ID)),

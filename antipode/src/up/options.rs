@@ -44,8 +44,9 @@ pub(crate) struct Options {
     /// Starts a process again that died
     #[arg(long, value_name = "on|off", default_value = "on")]
     pub(crate) restart: Switch,
-    /// How rooms cross the mesh: `direct`, or `via=REGION-OR-NODE` to force them through a relay
-    #[arg(long, default_value = "direct")]
+    /// How rooms cross the mesh: `auto` (straight, around bad links, over cheaper hubs that cost no delay), `direct`, or
+    /// `via=REGION-OR-NODE` to force them through a relay
+    #[arg(long, default_value = "auto")]
     pub(crate) room_policy: RoomPolicy,
     /// Forwarding threads per edge
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4))]

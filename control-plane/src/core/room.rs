@@ -10,7 +10,7 @@ use rand::Rng;
 use rand::distr::Alphanumeric;
 
 use super::{CONFIRM_WITHIN, Core, Output, Timer};
-use crate::planner::{self, Hop, Hops, Role};
+use crate::planner::{self, Decision, Hop, Problem, Request, Role, Solution};
 use crate::registry::SessionId;
 use crate::store::{Change, Fenced, RoomRecord, Update};
 
@@ -43,6 +43,14 @@ pub enum AssignError {
     /// Another replica planned the room at the same time.
     #[error("another replica planned the room at the same time; ask again")]
     Fenced,
+    /// The edge is where the room must not be.
+    #[error("the room is confined to {allowed}; the edge is in {region}")]
+    Residency {
+        /// The edge's region.
+        region: String,
+        /// Where the room may be.
+        allowed: String,
+    },
 }
 
 /// A room that lives.
@@ -53,7 +61,9 @@ pub(super) struct Room {
     epoch: u64,
     /// Edges that serve it. Doubted ones came back lately and have not reported the room yet.
     members: BTreeMap<NodeId, Membership>,
-    hops: Hops,
+    /// What the latest plan was made from, and the plan.
+    problem: Option<Problem>,
+    solution: Solution,
     /// Whom the latest plan was sent to: all that have a part in it, or had one in the plan before.
     addressed: BTreeSet<NodeId>,
     /// The latest plan did not reach them, or they know a later epoch: it has to be sent again under a new one.
@@ -79,7 +89,8 @@ impl Room {
             created_at_ms: record.created_at_ms,
             epoch: record.epoch,
             members: members.collect(),
-            hops: Hops::new(),
+            problem: None,
+            solution: Solution::default(),
             addressed: BTreeSet::new(),
             unsent: false,
             ends_at: None,
@@ -88,7 +99,21 @@ impl Room {
 
     /// Whether the room's plan tells this node anything.
     pub(super) fn involves(&self, node: &NodeId) -> bool {
-        self.hops.contains_key(node)
+        self.solution.hops.contains_key(node)
+    }
+
+    /// Whether what is known of this node went into the room's plan.
+    pub(super) fn depends_on(&self, node: &NodeId) -> bool {
+        let problem = self.problem.as_ref();
+        problem.is_some_and(|problem| problem.concerns(node))
+    }
+
+    pub(super) fn decision(&self) -> Option<Decision> {
+        Some(Decision {
+            epoch: self.epoch,
+            problem: self.problem.clone()?,
+            solution: self.solution.clone(),
+        })
     }
 
     pub(super) fn remove_members(&mut self, nodes: &[NodeId]) {
@@ -133,11 +158,15 @@ impl Room {
     }
 
     fn plan_for(&self, room: &RoomName, node: &NodeId) -> control::RoomPlan {
-        self.plan(room, self.hops.get(node).map_or(&[], Vec::as_slice))
+        self.plan(
+            room,
+            self.solution.hops.get(node).map_or(&[], Vec::as_slice),
+        )
     }
 
     fn update(&self, room: &RoomName) -> Update {
         let plans = self
+            .solution
             .hops
             .iter()
             .map(|(node, hops)| (node.clone(), self.plan(room, hops)));
@@ -172,8 +201,15 @@ impl Core {
             .registry
             .get(node)
             .filter(|node| node.session.is_some());
-        if known.is_none_or(|node| node.role != Role::Edge) {
+        let Some(edge) = known.filter(|node| node.role == Role::Edge) else {
             return Err(AssignError::Node(node.as_str().chars().take(64).collect()));
+        };
+        let allow = &self.terms(name).allow;
+        if !allow.permits(&edge.hello.region) {
+            return Err(AssignError::Residency {
+                region: edge.hello.region.clone(),
+                allowed: allow.to_string(),
+            });
         }
         if !self.rooms.contains_key(name) {
             if self.rooms.len() >= ROOMS_MAX {
@@ -205,7 +241,8 @@ impl Core {
             created_at_ms: self.wall_ms(now),
             epoch: self.epoch_floor,
             members: BTreeMap::new(),
-            hops: Hops::new(),
+            problem: None,
+            solution: Solution::default(),
             addressed: BTreeSet::new(),
             unsent: false,
             ends_at: None,
@@ -236,6 +273,10 @@ impl Core {
                 .registry
                 .get(node)
                 .is_some_and(|node| node.role == Role::Edge);
+        if serves && !self.resides(&name, node) {
+            tracing::warn!(node_id = %node, "people are in a room where it must not be; left out of its plan");
+            return false;
+        }
         if serves && !self.rooms.contains_key(&name) {
             // We lost the room's record: it lives on under the session id its participants know.
             let length = name.as_str().len();
@@ -268,6 +309,13 @@ impl Core {
         room.members.insert(node.clone(), Membership::Certain);
         self.replan(now, &name, None);
         true
+    }
+
+    /// Whether a room may be where a node is.
+    pub(super) fn resides(&self, name: &RoomName, node: &NodeId) -> bool {
+        let allow = &self.terms(name).allow;
+        let node = self.registry.get(node);
+        node.is_some_and(|node| allow.permits(&node.hello.region))
     }
 
     fn has_sid(&self, sid: &str) -> bool {
@@ -330,21 +378,24 @@ impl Core {
             return;
         };
         let members: BTreeSet<_> = room.members.keys().cloned().collect();
-        let hops = planner::plan(
-            name.as_str(),
-            &members,
-            &self.topology,
-            &self.settings.policy,
-        );
+        let request = Request {
+            room: name,
+            members: &members,
+            terms: self.settings.rules.of(name.as_str()),
+            previous: room.problem.is_some().then_some(&room.solution.shape),
+        };
+        let problem = Problem::of(request, &self.topology);
+        let solution = planner::solve(&problem);
         if members.is_empty() && room.ends_at.is_none() {
             let at = now + self.settings.empty_room;
             room.ends_at = Some(at);
             self.timers.insert((at, Timer::Empty(name.clone())));
         }
-        if hops == room.hops && !room.unsent {
+        if solution.hops == room.solution.hops && room.problem.is_some() && !room.unsent {
             return;
         }
-        let before = std::mem::replace(&mut room.hops, hops);
+        room.problem = Some(problem);
+        let before = std::mem::replace(&mut room.solution, solution).hops;
         let addressed = std::mem::take(&mut room.addressed);
         let had_part = if room.unsent {
             addressed
@@ -353,7 +404,7 @@ impl Core {
         };
         room.addressed = had_part
             .into_iter()
-            .chain(room.hops.keys().cloned())
+            .chain(room.solution.hops.keys().cloned())
             .collect();
         room.unsent = false;
         room.epoch += 1;

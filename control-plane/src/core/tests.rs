@@ -3,6 +3,7 @@
 use proto::control::{self, LinkState, Load, ParticipantReport, RoomClosed, RoomPlan};
 
 use super::*;
+use crate::config::RoomPolicy;
 
 mod random;
 
@@ -22,7 +23,8 @@ fn settings(policy: RoomPolicy) -> Settings {
     Settings {
         control_id: "control-0".to_owned(),
         mesh: "test".to_owned(),
-        policy,
+        rules: Rules::everywhere(policy),
+        prices: Prices::default(),
         keys: vec![ApiKey {
             key: "devkey".to_owned(),
             secret: "secret".to_owned(),

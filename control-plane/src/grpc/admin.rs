@@ -1,11 +1,13 @@
 //! `Admin`: what operators look at.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use proto::control::admin_server;
 use proto::control::{
     CreateKeyRequest, CreateKeyResponse, CreateProjectRequest, CreateProjectResponse,
-    GetRoomRequest, GetRoomResponse, ListAuditRequest, ListAuditResponse, ListKeysRequest,
+    ExplainRequest, ExplainResponse, GetRoomRequest, GetRoomResponse, ListAuditRequest,
+    ListAuditResponse, ListKeysRequest,
     ListKeysResponse, ListLinksRequest, ListLinksResponse, ListNodesRequest, ListNodesResponse,
     ListProjectsRequest, ListProjectsResponse, ListRoomsRequest, ListRoomsResponse,
     RevokeKeyRequest, RevokeKeyResponse, RotateKeyRequest, RotateKeyResponse, VerifyAuditRequest,
@@ -14,6 +16,7 @@ use proto::control::{
 use tonic::{Request, Response, Status};
 
 use super::keys::{self, Operator};
+use crate::explain::{self, Explainer, Query};
 use crate::store::{Durable, Ephemeral, Error};
 
 /// The service.
@@ -21,13 +24,19 @@ use crate::store::{Durable, Ephemeral, Error};
 pub(super) struct Admin {
     ephemeral: Arc<dyn Ephemeral>,
     operator: Operator,
+    explainer: Explainer,
 }
 
 impl Admin {
-    pub(super) fn new(durable: Arc<dyn Durable>, ephemeral: Arc<dyn Ephemeral>) -> Self {
+    pub(super) fn new(
+        durable: Arc<dyn Durable>,
+        ephemeral: Arc<dyn Ephemeral>,
+        explainer: Explainer,
+    ) -> Self {
         Self {
             operator: Operator::new(durable, Arc::clone(&ephemeral)),
             ephemeral,
+            explainer,
         }
     }
 }
@@ -35,6 +44,32 @@ impl Admin {
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unavailable(error: Error) -> Status {
     Status::unavailable(error.to_string())
+}
+
+/// What an operator asks, checked.
+fn query(request: ExplainRequest) -> Result<Query, Status> {
+    let filled = |text: String| Some(text).filter(|text| !text.is_empty());
+    let address = |text: String| {
+        let parsed = filled(text).map(|text| text.parse::<IpAddr>()).transpose();
+        parsed.map_err(|_| Status::invalid_argument("an address is not an IP address"))
+    };
+    Ok(Query {
+        room: filled(request.room),
+        address: address(request.address)?,
+        resolver: address(request.resolver)?,
+        region: filled(request.region),
+        decision: request.decision,
+    })
+}
+
+fn unexplained(error: explain::Error) -> Status {
+    let message = error.to_string();
+    match error {
+        explain::Error::NoRoom(_) => Status::not_found(message),
+        explain::Error::Placement(_) => Status::invalid_argument(message),
+        explain::Error::Store(error) => unavailable(error),
+        explain::Error::Stopped(_) => Status::unavailable(message),
+    }
 }
 
 #[tonic::async_trait]
@@ -136,5 +171,16 @@ impl admin_server::Admin for Admin {
     ) -> Result<Response<VerifyAuditResponse>, Status> {
         let done = self.operator.verify_audit().await;
         done.map(Response::new).map_err(keys::status)
+    }
+
+    async fn explain(
+        &self,
+        request: Request<ExplainRequest>,
+    ) -> Result<Response<ExplainResponse>, Status> {
+        let query = query(request.into_inner())?;
+        let explanation = self.explainer.explain(&query).await.map_err(unexplained)?;
+        let json = serde_json::to_string(&explanation);
+        let json = json.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(ExplainResponse { json }))
     }
 }

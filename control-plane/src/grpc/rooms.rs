@@ -51,7 +51,9 @@ fn status(error: &AssignError) -> Status {
     let message = error.to_string();
     match error {
         AssignError::RoomName(_) => Status::invalid_argument(message),
-        AssignError::Node(_) => Status::failed_precondition(message),
+        AssignError::Node(_) | AssignError::Residency { .. } => {
+            Status::failed_precondition(message)
+        }
         AssignError::Full => Status::resource_exhausted(message),
         AssignError::NotSaved => Status::unavailable(message),
         AssignError::Fenced => Status::aborted(message),

@@ -7,10 +7,11 @@ use std::time::Duration;
 use futures_util::Stream;
 use proto::control::node_message::Message;
 use proto::control::node_session_server::NodeSession;
-use proto::control::{ControlMessage, Hello, NodeMessage};
+use proto::control::{ClientReport, ControlMessage, Hello, NodeMessage};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::actor::Handle;
+use crate::explain::Explainer;
 use crate::outbox::Outbox;
 use crate::registry::SessionId;
 
@@ -21,11 +22,12 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Sessions {
     handle: Handle,
+    explainer: Explainer,
 }
 
 impl Sessions {
-    pub(super) fn new(handle: Handle) -> Self {
-        Self { handle }
+    pub(super) fn new(handle: Handle, explainer: Explainer) -> Self {
+        Self { handle, explainer }
     }
 }
 
@@ -41,13 +43,17 @@ impl NodeSession for Sessions {
         let hello = tokio::time::timeout(HELLO_TIMEOUT, hello(&mut said)).await;
         let hello = hello.unwrap_or_else(|_| Err(Status::deadline_exceeded("no hello")))?;
         let outbox = Arc::new(Outbox::default());
+        let learner = Learner {
+            region: hello.region.clone(),
+            explainer: self.explainer.clone(),
+        };
         // The node learns that its session is open once the core is sure to hear of it before any call it makes.
         let connected = self.handle.connect(hello, Arc::clone(&outbox)).await;
         let session = connected.map_err(|stopped| Status::unavailable(stopped.to_string()))?;
         tokio::spawn(receive(
             self.handle.clone(),
             session,
-            said,
+            (said, learner),
             Arc::clone(&outbox),
         ));
         let hang_up = HangUp(outbox);
@@ -72,11 +78,23 @@ impl Drop for HangUp {
     }
 }
 
+/// Hands what an edge measured of its clients to placement.
+struct Learner {
+    region: String,
+    explainer: Explainer,
+}
+
+impl Learner {
+    fn learn(&self, report: &ClientReport) {
+        self.explainer.placer().learn(&self.region, &report.rtts);
+    }
+}
+
 /// Takes what one node says until either side ends the session.
 async fn receive(
     handle: Handle,
     session: SessionId,
-    mut said: Streaming<NodeMessage>,
+    (mut said, learner): (Streaming<NodeMessage>, Learner),
     outbox: Arc<Outbox>,
 ) {
     loop {
@@ -85,6 +103,9 @@ async fn receive(
             () = outbox.closed() => break,
         };
         match message {
+            Ok(Some(NodeMessage {
+                message: Some(Message::Clients(report)),
+            })) => learner.learn(&report),
             Ok(Some(NodeMessage {
                 message: Some(message),
             })) => {

@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::{placement, store};
+use crate::{explain, placement, store};
 
 /// Why a request failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -107,11 +107,24 @@ impl From<store::Error> for ApiError {
     }
 }
 
+impl From<explain::Error> for ApiError {
+    fn from(error: explain::Error) -> Self {
+        match error {
+            explain::Error::NoRoom(_) => Self::NotFound(error.to_string()),
+            explain::Error::Placement(error) => error.into(),
+            explain::Error::Store(error) => error.into(),
+            explain::Error::Stopped(_) => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
 impl From<placement::Error> for ApiError {
     fn from(error: placement::Error) -> Self {
         let message = error.to_string();
         match error {
-            placement::Error::NoEdge => Self::Unavailable(message),
+            placement::Error::NoEdge | placement::Error::Confined { .. } => {
+                Self::Unavailable(message)
+            }
             placement::Error::UnknownRegion { served, .. } => Self::UnknownRegion {
                 message,
                 regions: served,

@@ -2,20 +2,23 @@
 //! and a token for it come out.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
+use geo::lookup::Attribution;
 use rand::Rng;
 use rand::distr::Alphanumeric;
 use serde::{Deserialize, Serialize};
 
+use super::client_address::client_address;
 use super::error::ApiError;
 use super::{Gateway, auth};
-use crate::placement;
+use crate::placement::{Asked, Placed};
 use crate::token::{self, Claims, Grants, SigningKey, Subject};
 
 /// Length of names and identities in bytes.
@@ -54,6 +57,25 @@ pub(super) struct TokenResponse {
     node_id: String,
     /// Why it was chosen.
     reason: String,
+    /// To be shown by pages that show this answer, when the client's place is from data whose licence wants that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attribution: Option<Attribution>,
+}
+
+/// Who asks: what its request carries beside the wish.
+struct Caller<'a> {
+    headers: &'a HeaderMap,
+    address: Option<IpAddr>,
+}
+
+impl<'a> Caller<'a> {
+    fn new(gateway: &Gateway, headers: &'a HeaderMap, peer: Option<Extension<ConnectInfo<SocketAddr>>>) -> Self {
+        let address = |peer: SocketAddr| client_address(peer.ip(), headers, &gateway.trusted_proxies);
+        Self {
+            address: peer.map(|Extension(ConnectInfo(peer))| address(peer)),
+            headers,
+        }
+    }
 }
 
 /// What the token will say.
@@ -66,15 +88,18 @@ struct Issue {
 
 pub(super) async fn by_query(
     State(gateway): State<Gateway>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     headers: HeaderMap,
     query: Result<Query<TokenRequest>, QueryRejection>,
 ) -> Result<Json<TokenResponse>, ApiError> {
     let Query(request) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    issue(&gateway, &headers, request).await.map(Json)
+    let caller = Caller::new(&gateway, &headers, peer);
+    issue(&gateway, caller, request).await.map(Json)
 }
 
 pub(super) async fn by_body(
     State(gateway): State<Gateway>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<TokenResponse>, ApiError> {
@@ -85,7 +110,8 @@ pub(super) async fn by_body(
     let request = parsed(&body).map_err(|error| {
         ApiError::bad_request(format!("the body is not a token request: {error}"))
     })?;
-    issue(&gateway, &headers, request).await.map(Json)
+    let caller = Caller::new(&gateway, &headers, peer);
+    issue(&gateway, caller, request).await.map(Json)
 }
 
 /// A token request from a JSON object, or from nothing.
@@ -99,10 +125,10 @@ fn parsed(body: &[u8]) -> serde_json::Result<TokenRequest> {
 
 async fn issue(
     gateway: &Gateway,
-    headers: &HeaderMap,
+    caller: Caller<'_>,
     request: TokenRequest,
 ) -> Result<TokenResponse, ApiError> {
-    let claims = auth::bearer(gateway, headers)?;
+    let claims = auth::bearer(gateway, caller.headers)?;
     let wish = filled(request.region.clone()).filter(|region| region != "auto");
     let Issue {
         subject,
@@ -110,25 +136,40 @@ async fn issue(
         valid_for,
         key,
     } = authorise(gateway, claims, request)?;
-    let edges = placement::ready_edges(&gateway.ephemeral.nodes().await?);
-    let placement::Choice { edge, reason } = placement::choose(&edges, wish.as_deref())?;
+    let asked = Asked {
+        room: Some(&grants.room),
+        address: caller.address,
+        wish: wish.as_deref(),
+        ..Asked::default()
+    };
+    let placed = gateway.explainer.place(&asked).await?;
     let secret = gateway.keys.get(&key).ok_or_else(no_key)?;
     let key = SigningKey {
         key: &key,
         secret: secret.expose(),
     };
-    let participant_token = token::mint(key, &subject, &grants, SystemTime::now(), valid_for)
+    let now = SystemTime::now();
+    let participant_token = token::mint(key, &subject, &grants, now, valid_for)
         .map_err(|error| ApiError::bad_request(error.to_string()))?;
-    Ok(TokenResponse {
-        server_url: edge.url,
+    let response = TokenResponse {
+        server_url: placed.url.clone(),
         participant_token,
         room_name: grants.room,
         participant_name: subject.name,
         participant_identity: subject.identity,
-        region: edge.region,
-        node_id: edge.node_id,
-        reason,
-    })
+        region: placed.region.clone(),
+        node_id: placed.node_id.clone(),
+        reason: placed.reason.clone(),
+        attribution: placed.attribution.clone(),
+    };
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    gateway.explainer.placer().remember(Placed {
+        room: response.room_name.clone(),
+        identity: response.participant_identity.clone(),
+        at_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        explanation: placed,
+    });
+    Ok(response)
 }
 
 fn no_key() -> ApiError {

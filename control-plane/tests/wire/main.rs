@@ -5,6 +5,7 @@
     reason = "nodes wait for one kind of message"
 )]
 
+mod explain;
 mod gateway;
 mod plane;
 mod services;

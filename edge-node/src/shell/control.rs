@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use media::router::{TrackKey, TransportKey, TransportReport};
 use proto::control::control_message::Message as FromControl;
+use proto::control::node_message::Message as ToControl;
 use proto::control::{ControlMessage, Load, RoomPlan};
 use proto::{ParticipantSid, RoomName};
 use relay::control::{LoadMeter, Status, link_report};
 use relay::{MeshCommand, MeshEvent, MeshHandle, PeerInfo};
 use tokio::sync::mpsc;
 
+use super::client_rtts::ClientRtts;
 use super::edge::{Keys, SharedEdge};
 use super::media_plane::PlaneEvent;
 use super::metrics::Metrics;
@@ -76,8 +79,17 @@ fn take_plan(edge: &SharedEdge, plan: RoomPlan) {
 
 /// Hands events of the media plane and the mesh to the rooms until they end.
 pub async fn follow_plane(edge: SharedEdge, mut events: mpsc::Receiver<PlaneEvent>) {
+    let mut client_rtts = ClientRtts::default();
     while let Some(event) = events.recv().await {
-        from_plane(&edge, event);
+        match event {
+            PlaneEvent::ClientRtts(measured) => {
+                if let Some(report) = client_rtts.take(Instant::now(), measured) {
+                    // Without a session nobody is there to learn from it.
+                    edge.control.send(ToControl::Clients(report)).ok();
+                }
+            }
+            event => from_plane(&edge, event),
+        }
     }
 }
 
@@ -97,7 +109,9 @@ fn from_plane(edge: &SharedEdge, event: PlaneEvent) {
             paused,
         } => stream_state(edge, transport, (track, paused)),
         PlaneEvent::Reports(reports) => spread_reports(edge, reports),
-        event @ (PlaneEvent::StreamStarted { .. } | PlaneEvent::SubscriptionStarted { .. }) => {
+        event @ (PlaneEvent::StreamStarted { .. }
+        | PlaneEvent::SubscriptionStarted { .. }
+        | PlaneEvent::ClientRtts(_)) => {
             tracing::debug!(?event, "first packet");
         }
     }
@@ -127,7 +141,7 @@ fn spread_reports(edge: &SharedEdge, reports: Vec<TransportReport>) {
     for (room, reports) in rooms {
         to_room(edge, &room, Input::Reports(reports));
     }
-    edge.reports.keep(std::time::Instant::now(), reports);
+    edge.reports.keep(Instant::now(), reports);
 }
 
 fn from_mesh(edge: &SharedEdge, event: MeshEvent) {

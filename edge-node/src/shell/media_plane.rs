@@ -29,6 +29,7 @@ use runtime::shutdown::Shutdown;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 pub use sctp::MESSAGE_MAX;
@@ -99,6 +100,8 @@ pub enum PlaneEvent {
     },
     /// How the transports of one shard were doing in the last second.
     Reports(Vec<TransportReport>),
+    /// Round trips to the clients of one shard in the last second, by address.
+    ClientRtts(Vec<(IpAddr, Duration)>),
     /// `RoomState`, `Speakers`, `RoomGone`, `Data`, `LinkUp` and `LinkDown` of the mesh, as they are.
     Mesh(Box<MeshEvent>),
 }

@@ -61,6 +61,14 @@ describe('a join grant', () => {
     expect(JSON.parse(String(vi.mocked(fetch).mock.calls[1]?.[1]?.body))).toEqual({ ...body, region: 'syd' });
   });
 
+  it('says whose data it is from, with a link that is one', () => {
+    const attribution = { text: 'IP Geolocation by DB-IP', url: 'https://db-ip.com' };
+    expect(parseJoinGrant({ ...grant, attribution }).attribution).toEqual(attribution);
+    for (const bad of [undefined, 'DB-IP', { text: 'x' }, { text: 'x', url: 'javascript:alert(1)' }]) {
+      expect(parseJoinGrant({ ...grant, attribution: bad }).attribution).toBeUndefined();
+    }
+  });
+
   it('must hold a URL and a token', () => {
     for (const body of [
       undefined,

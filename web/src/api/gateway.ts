@@ -18,6 +18,14 @@ export interface JoinGrant {
   token: string;
   /** Region of that edge, when the gateway says it. */
   region: string | undefined;
+  /** Whose data told where this client is; its licence wants that shown. */
+  attribution: Attribution | undefined;
+}
+
+/** Whose data was used. */
+export interface Attribution {
+  text: string;
+  url: string;
 }
 
 /** Who wants to join what. An empty `region` leaves the choice to the mesh. */
@@ -67,6 +75,12 @@ export function parseRegions(body: unknown): Region[] {
   );
 }
 
+function parseAttribution(body: unknown): Attribution | undefined {
+  const words = isFields(body) ? text(body.text) : undefined;
+  const url = isFields(body) ? text(body.url) : undefined;
+  return words !== undefined && url?.startsWith('https://') ? { text: words, url } : undefined;
+}
+
 /** Reads the answer of `/api/token`; throws when it lacks the URL or the token. */
 export function parseJoinGrant(body: unknown): JoinGrant {
   const serverUrl = isFields(body) ? text(body.server_url) : undefined;
@@ -74,7 +88,8 @@ export function parseJoinGrant(body: unknown): JoinGrant {
   if (!isFields(body) || serverUrl === undefined || token === undefined) {
     throw new GatewayError(502, undefined, 'the gateway gave no token');
   }
-  return { serverUrl, token, region: text(body.region) };
+  const attribution = parseAttribution(body.attribution);
+  return { serverUrl, token, region: text(body.region), attribution };
 }
 
 /** The regions that this mesh serves. */

@@ -6,7 +6,7 @@ import { regionLabel } from './region';
 import { useCall } from './store';
 
 function Title() {
-  const { room, region, people } = useCall();
+  const { room, region, attribution, people } = useCall();
   return (
     <div className="flex items-baseline gap-3 px-1 text-sm text-soft">
       <h1 className="truncate font-semibold text-ink">{room}</h1>
@@ -14,6 +14,11 @@ function Title() {
         {people.length} {people.length === 1 ? 'person' : 'people'}
       </span>
       {region !== undefined && <span className="truncate">via {regionLabel(region)}</span>}
+      {attribution !== undefined && (
+        <a className="ml-auto truncate text-xs underline" href={attribution.url} target="_blank" rel="noreferrer">
+          {attribution.text}
+        </a>
+      )}
     </div>
   );
 }

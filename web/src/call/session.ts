@@ -137,7 +137,7 @@ export async function joinCall(
     await room.connect(grant.serverUrl, grant.token);
     current = room;
     tracks = takeTracks();
-    call.joined(grant.region ?? (request.region || undefined));
+    call.joined(grant.region ?? (request.region || undefined), grant.attribution);
     call.showPeople(peopleOf(room));
     call.setSoundBlocked(!room.canPlaybackAudio);
   } catch (error) {

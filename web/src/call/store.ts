@@ -1,5 +1,6 @@
 import { create } from 'zustand';
 import type { Problem } from '../api/errors';
+import type { Attribution } from '../api/gateway';
 import { MESSAGES_MAX, type Message } from './chat';
 import type { Person } from './people';
 
@@ -12,6 +13,8 @@ export interface CallState {
   room: string;
   /** Region of the edge that serves this call, when known. */
   region: string | undefined;
+  /** Whose data told where this client is. */
+  attribution: Attribution | undefined;
   people: Person[];
   /** The connection was lost and is being taken up again. */
   reconnecting: boolean;
@@ -30,7 +33,7 @@ export interface CallState {
 
 interface CallActions {
   startJoining: (room: string) => void;
-  joined: (region: string | undefined) => void;
+  joined: (region: string | undefined, attribution?: Attribution) => void;
   ended: (problem?: Problem) => void;
   backToLobby: () => void;
   showPeople: (people: Person[]) => void;
@@ -46,6 +49,7 @@ const NOTHING: CallState = {
   phase: 'lobby',
   room: '',
   region: undefined,
+  attribution: undefined,
   people: [],
   reconnecting: false,
   soundBlocked: false,
@@ -63,7 +67,7 @@ let nextMessage = 1;
 export const useCall = create<CallState & CallActions>((set) => ({
   ...NOTHING,
   startJoining: (room) => set({ ...NOTHING, phase: 'joining', room }),
-  joined: (region) => set({ phase: 'live', region, problem: undefined }),
+  joined: (region, attribution) => set({ phase: 'live', region, attribution, problem: undefined }),
   ended: (problem) =>
     set((state) => ({
       ...NOTHING,

@@ -8,7 +8,9 @@ use super::ports::Ports;
 use super::{Bell, ConnectionInput, Ends, RingPacket, Rings, ShardCommand, Spawn};
 use crate::core::ice::{self, Carrier, Path, Server, SessionId};
 use bytes::Bytes;
-use media::router::{self, Event, ExportedPacket, Output, Router, TrackKey, TransportKey};
+use media::router::{
+    self, Event, ExportedPacket, Output, Router, TrackKey, TransportKey, TransportReport,
+};
 use runtime::shutdown::Shutdown;
 use runtime::udp::{RecvBatch, UdpSocket};
 use std::collections::HashMap;
@@ -432,6 +434,7 @@ impl Shard {
 
     fn publish_stats(&mut self, now: Instant) {
         let reports = self.router.reports(now);
+        self.publish_rtts(&reports);
         self.metrics.quality.observe(&reports, STATS_INTERVAL);
         if !reports.is_empty() && self.news.try_send(PlaneEvent::Reports(reports)).is_err() {
             self.metrics.queue_dropped("reports", 1);
@@ -440,6 +443,18 @@ impl Shard {
         self.metrics.add_router(&self.stats.0, router);
         self.metrics.add_ice(self.stats.1, ice);
         self.stats = (router.clone(), ice);
+    }
+
+    fn publish_rtts(&self, reports: &[TransportReport]) {
+        let of = |report: &TransportReport| {
+            let path = self.ice.path_of(SessionId(report.transport.0))?;
+            Some((path.remote.ip(), report.rtt))
+        };
+        let measured = reports.iter().filter(|report| !report.rtt.is_zero());
+        let rtts: Vec<_> = measured.filter_map(of).collect();
+        if !rtts.is_empty() && self.news.try_send(PlaneEvent::ClientRtts(rtts)).is_err() {
+            self.metrics.queue_dropped("reports", 1);
+        }
     }
 }
 

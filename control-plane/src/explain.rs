@@ -1,0 +1,176 @@
+//! Explains a room: how it crosses the mesh and why, where its people were sent and why, and where somebody would be sent
+//! now.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use proto::RoomName;
+use serde::{Deserialize, Serialize};
+
+use crate::actor::{Handle, Stopped};
+use crate::placement::{self, Asked, Explanation, Links, Moment, Placed, Placer};
+use crate::planner::{self, Decision, PlanExplanation};
+use crate::store::{self, Ephemeral};
+
+/// How old measured round trips between nodes may be.
+const LINKS_AGE_MAX: Duration = Duration::from_secs(2);
+
+/// What is to be explained.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Query {
+    /// The room; `None` for a client alone.
+    pub room: Option<String>,
+    /// Address of a would-be client.
+    pub address: Option<IpAddr>,
+    /// Address of its name server.
+    pub resolver: Option<IpAddr>,
+    /// The region it is in, instead of an address.
+    pub region: Option<String>,
+    /// Whether to add the decision that the plan is from, to be solved again.
+    pub decision: bool,
+}
+
+/// A room explained.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RoomExplanation {
+    /// The room, if one was named.
+    pub room: Option<String>,
+    /// Epoch of its plan; 0 when it does not live.
+    pub epoch: u64,
+    /// Its plan; `None` when it does not live.
+    pub plan: Option<PlanExplanation>,
+    /// Where people were sent who asked this replica for a token.
+    pub placed: Vec<Placed>,
+    /// Where somebody would be sent who wanted to join now.
+    pub would_be: Option<Explanation>,
+    /// Why there is no edge for somebody who wanted to join now.
+    pub no_edge: Option<String>,
+    /// The decision that the plan is from, when asked for.
+    pub decision: Option<Decision>,
+}
+
+/// Why nothing can be explained.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such room, and no client was named either.
+    #[error("no room {0:?}")]
+    NoRoom(String),
+    /// A region was named that nobody knows.
+    #[error(transparent)]
+    Placement(placement::Error),
+    /// What is known of the moment cannot be read.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The control plane is stopping.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// Explains rooms, and places clients by the mesh's present state. Clones share one.
+#[derive(Clone, Debug)]
+pub struct Explainer {
+    handle: Handle,
+    ephemeral: Arc<dyn Ephemeral>,
+    placer: Arc<Placer>,
+    links: Arc<Mutex<Option<(Instant, Arc<Links>)>>>,
+}
+
+impl Explainer {
+    /// Over these parts.
+    pub fn new(handle: Handle, ephemeral: Arc<dyn Ephemeral>, placer: Arc<Placer>) -> Self {
+        Self {
+            handle,
+            ephemeral,
+            placer,
+            links: Arc::default(),
+        }
+    }
+
+    /// The placer.
+    pub fn placer(&self) -> &Placer {
+        &self.placer
+    }
+
+    /// Decides which edge a client is sent to, as the mesh is now.
+    ///
+    /// # Errors
+    /// When there is no edge for it ([`Error::Placement`]), or the store does not answer.
+    pub async fn place(&self, asked: &Asked<'_>) -> Result<Explanation, Error> {
+        let nodes = self.ephemeral.nodes().await?;
+        let room = match asked.room {
+            Some(room) => self.ephemeral.room(room).await?,
+            None => None,
+        };
+        let links = self.links().await?;
+        let moment = Moment {
+            nodes: &nodes,
+            links: &links,
+            room: room.as_ref(),
+        };
+        self.placer.place(asked, moment).map_err(Error::Placement)
+    }
+
+    /// Explains.
+    ///
+    /// # Errors
+    /// When there is nothing to explain, or the parts that know do not answer.
+    pub async fn explain(&self, query: &Query) -> Result<RoomExplanation, Error> {
+        let decision = match &query.room {
+            Some(room) => self.handle.decision(RoomName::from(room.as_str())).await?,
+            None => None,
+        };
+        let client_named = query.address.is_some() || query.region.is_some();
+        if let (Some(room), None, false) = (&query.room, &decision, client_named) {
+            return Err(Error::NoRoom(room.clone()));
+        }
+        let asked = Asked {
+            room: query.room.as_deref(),
+            address: query.address,
+            resolver: query.resolver,
+            at: query.region.as_deref(),
+            wish: None,
+        };
+        let (would_be, no_edge) = match self.place(&asked).await {
+            Ok(explanation) => (Some(explanation), None),
+            Err(Error::Placement(
+                error @ (placement::Error::NoEdge | placement::Error::Confined { .. }),
+            )) => (None, Some(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        let plan = decision
+            .as_ref()
+            .map(|decision| planner::explain(&decision.problem, &decision.solution));
+        let placed = query
+            .room
+            .as_deref()
+            .map(|room| self.placer.remembered(room));
+        Ok(RoomExplanation {
+            room: query.room.clone(),
+            epoch: decision.as_ref().map_or(0, |decision| decision.epoch),
+            plan,
+            placed: placed.unwrap_or_default(),
+            would_be,
+            no_edge,
+            decision: decision.filter(|_| query.decision),
+        })
+    }
+
+    /// Measured round trips between nodes, read again when they are old: a large mesh has thousands.
+    async fn links(&self) -> Result<Arc<Links>, Error> {
+        let known = self
+            .links
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some((at, links)) = known
+            && at.elapsed() < LINKS_AGE_MAX
+        {
+            return Ok(links);
+        }
+        let links = Arc::new(placement::links_of(&self.ephemeral.links().await?));
+        let mut kept = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = Some((Instant::now(), Arc::clone(&links)));
+        Ok(links)
+    }
+}

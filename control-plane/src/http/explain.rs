@@ -1,0 +1,62 @@
+//! `/api/v1/rooms/{room}/explain` and `/api/v1/explain`: every candidate with each term, as JSON. Needs the same grants as the
+//! room's inventory, since it names participants and networks.
+
+use std::net::IpAddr;
+
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use serde::Deserialize;
+
+use super::error::ApiError;
+use super::{Gateway, auth};
+use crate::explain::{self, RoomExplanation};
+
+/// A would-be client.
+#[derive(Debug, Deserialize)]
+pub(super) struct Client {
+    address: Option<IpAddr>,
+    resolver: Option<IpAddr>,
+    region: Option<String>,
+    #[serde(default)]
+    decision: bool,
+}
+
+pub(super) async fn room(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    path: Result<Path<String>, PathRejection>,
+    client: Result<Query<Client>, QueryRejection>,
+) -> Result<Json<RoomExplanation>, ApiError> {
+    let Path(room) = path.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    auth::require(&gateway, &headers, |grants| {
+        grants.room_list || (grants.room_admin && grants.room == room)
+    })?;
+    answer(&gateway, Some(room), client).await
+}
+
+pub(super) async fn client(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    client: Result<Query<Client>, QueryRejection>,
+) -> Result<Json<RoomExplanation>, ApiError> {
+    auth::require(&gateway, &headers, |grants| grants.room_list)?;
+    answer(&gateway, None, client).await
+}
+
+async fn answer(
+    gateway: &Gateway,
+    room: Option<String>,
+    client: Result<Query<Client>, QueryRejection>,
+) -> Result<Json<RoomExplanation>, ApiError> {
+    let Query(client) = client.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let query = explain::Query {
+        room,
+        address: client.address,
+        resolver: client.resolver,
+        region: client.region,
+        decision: client.decision,
+    };
+    Ok(Json(gateway.explainer.explain(&query).await?))
+}
