@@ -104,6 +104,7 @@ async fn times(channel: &Channel, node: &str) -> anyhow::Result<(Duration, Durat
         let request = AssignRequest {
             room: format!("room-{call}"),
             node_id: node.to_owned(),
+            room_config: Vec::new(),
         };
         let began = Instant::now();
         rooms.assign(request).await?;

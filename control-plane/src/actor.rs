@@ -1,6 +1,6 @@
 //! The task that owns the core: feeds it, saves what it wants saved, then sends what it wants sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,11 +13,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::core::{AssignError, Core, Input, Output, Settings, Ticket};
+use crate::core::{
+    Answer, AssignError, Call, CallError, Core, Event, Input, Output, Settings, Ticket,
+};
 use crate::metrics::Metrics;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Pushed};
 use crate::registry::SessionId;
 use crate::store::{Change, Durable, Ephemeral, Saved, Update};
+use crate::webhook::Webhooks;
 
 /// Commands that wait; senders wait beyond it.
 const QUEUE: usize = 4_096;
@@ -25,6 +28,8 @@ const QUEUE: usize = 4_096;
 const BATCH: usize = 256;
 /// How often gauges are set.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
+/// Events that wait for the webhooks' outbox.
+const EVENTS_MAX: usize = 10_000;
 /// Longest wait for the store.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -45,7 +50,12 @@ enum Command {
     Assign {
         node: NodeId,
         room: RoomName,
+        room_config: Vec<u8>,
         reply: oneshot::Sender<Result<AssignResponse, AssignError>>,
+    },
+    Call {
+        call: Call,
+        reply: oneshot::Sender<Result<Answer, CallError>>,
     },
 }
 
@@ -101,10 +111,28 @@ impl Handle {
         &self,
         node: NodeId,
         room: RoomName,
+        room_config: Vec<u8>,
     ) -> Result<Result<AssignResponse, AssignError>, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Assign { node, room, reply }).await?;
+        let assign = Command::Assign {
+            node,
+            room,
+            room_config,
+            reply,
+        };
+        self.send(assign).await?;
         answer.await.map_err(|_| Stopped)
+    }
+
+    /// Does what an application's server asks for.
+    ///
+    /// # Errors
+    /// Why nothing came of it; [`CallError::Stopped`] when the task has ended.
+    pub async fn call(&self, call: Call) -> Result<Answer, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.send(Command::Call { call, reply }).await;
+        sent.map_err(|Stopped| CallError::Stopped)?;
+        answer.await.unwrap_or(Err(CallError::Stopped))
     }
 
     async fn send(&self, command: Command) -> Result<(), Stopped> {
@@ -119,6 +147,8 @@ pub struct Stores {
     pub durable: Arc<dyn Durable>,
     /// For people and the gateway.
     pub ephemeral: Arc<dyn Ephemeral>,
+    /// For applications; without it nobody is told of events.
+    pub webhooks: Option<Webhooks>,
 }
 
 /// Starts the task with what was saved. It ends when `shutdown` is triggered.
@@ -135,8 +165,10 @@ pub fn spawn(
         stores,
         metrics,
         sessions: BTreeMap::new(),
+        assigns: BTreeMap::new(),
         calls: BTreeMap::new(),
         tickets: 0,
+        events: VecDeque::new(),
         unsaved: Unsaved::default(),
     };
     let handle = Handle {
@@ -197,7 +229,8 @@ impl Unsaved {
 #[derive(Debug, Default)]
 struct Effects {
     messages: Vec<(SessionId, ControlMessage)>,
-    answers: Vec<(Ticket, Result<AssignResponse, AssignError>)>,
+    assigned: Vec<(Ticket, Result<AssignResponse, AssignError>)>,
+    answers: Vec<(Ticket, Result<Answer, CallError>)>,
     closes: Vec<(SessionId, Status)>,
     updates: Vec<Update>,
 }
@@ -208,8 +241,11 @@ struct Actor {
     stores: Stores,
     metrics: Metrics,
     sessions: BTreeMap<SessionId, Arc<Outbox>>,
-    calls: BTreeMap<Ticket, oneshot::Sender<Result<AssignResponse, AssignError>>>,
+    assigns: BTreeMap<Ticket, oneshot::Sender<Result<AssignResponse, AssignError>>>,
+    calls: BTreeMap<Ticket, oneshot::Sender<Result<Answer, CallError>>>,
     tickets: u64,
+    /// Not in the webhooks' outbox yet.
+    events: VecDeque<Event>,
     unsaved: Unsaved,
 }
 
@@ -259,14 +295,33 @@ impl Actor {
                 self.sessions.remove(&session);
                 Input::Disconnected { session }
             }
-            Command::Assign { node, room, reply } => {
-                self.tickets += 1;
-                let ticket = Ticket(self.tickets);
+            Command::Assign {
+                node,
+                room,
+                room_config,
+                reply,
+            } => {
+                let ticket = self.ticket();
+                self.assigns.insert(ticket, reply);
+                Input::Assign {
+                    ticket,
+                    node,
+                    room,
+                    room_config,
+                }
+            }
+            Command::Call { call, reply } => {
+                let ticket = self.ticket();
                 self.calls.insert(ticket, reply);
-                Input::Assign { ticket, node, room }
+                Input::Call { ticket, call }
             }
         };
         self.core.handle_input(now, input);
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.tickets += 1;
+        Ticket(self.tickets)
     }
 
     /// Does what the core wants; returns when it wants to be called again.
@@ -276,7 +331,9 @@ impl Actor {
             match self.core.poll_output(Instant::now()) {
                 Output::Save(change) => self.unsaved.add(change),
                 Output::Transmit { session, message } => effects.messages.push((session, message)),
-                Output::Assigned { ticket, result } => effects.answers.push((ticket, result)),
+                Output::Assigned { ticket, result } => effects.assigned.push((ticket, result)),
+                Output::Answered { ticket, result } => effects.answers.push((ticket, result)),
+                Output::Event(event) => self.events.push_back(event),
                 Output::Close { session, reason } => {
                     let status = reason.map_or_else(
                         || Status::aborted("another session of the node took over"),
@@ -329,17 +386,28 @@ impl Actor {
         if let Err(error) = self.stores.ephemeral.apply(effects.updates).await {
             tracing::warn!(%error, "ephemeral store refused changes");
         }
+        self.keep_events().await;
         for (session, message) in effects.messages {
             self.deliver(session, message, saved);
         }
-        for (ticket, result) in effects.answers {
+        for (ticket, result) in effects.assigned {
             let result = if saved {
                 result
             } else {
                 result.and(Err(AssignError::NotSaved))
             };
-            if let Some(call) = self.calls.remove(&ticket) {
+            if let Some(call) = self.assigns.remove(&ticket) {
                 // The caller may have gone meanwhile.
+                call.send(result).ok();
+            }
+        }
+        for (ticket, result) in effects.answers {
+            // What an edge did is done, whether or not anything else could be saved.
+            let result = match result {
+                Ok(Answer::Room(_) | Answer::Done) if !saved => Err(CallError::NotSaved),
+                result => result,
+            };
+            if let Some(call) = self.calls.remove(&ticket) {
                 call.send(result).ok();
             }
         }
@@ -348,6 +416,26 @@ impl Actor {
                 outbox.close(status);
             }
         }
+    }
+
+    /// Puts events into the webhooks' outbox; those that it does not take wait, and the oldest are given up beyond a limit.
+    async fn keep_events(&mut self) {
+        let Some(webhooks) = &self.stores.webhooks else {
+            self.events.clear();
+            return;
+        };
+        if self.events.is_empty() {
+            return;
+        }
+        if let Err(error) = webhooks.add(self.events.make_contiguous()).await {
+            tracing::warn!(%error, events = self.events.len(), "events could not be kept; they wait");
+            while self.events.len() > EVENTS_MAX {
+                self.events.pop_front();
+                self.metrics.webhooks.with_label_values(&["dropped"]).inc();
+            }
+            return;
+        }
+        self.events.clear();
     }
 
     fn deliver(&self, session: SessionId, message: ControlMessage, saved: bool) {
@@ -363,8 +451,11 @@ impl Actor {
             None if plan => dropped("disconnected"),
             None => {}
             Some(outbox) => {
-                if outbox.push(message) {
-                    dropped("replaced");
+                match outbox.push(message) {
+                    Pushed::Queued => {}
+                    Pushed::Replaced => dropped("replaced"),
+                    // Its caller hears of it when the time is up.
+                    Pushed::Refused => self.metrics.commands_refused.inc(),
                 }
                 if plan {
                     self.metrics.plans_sent.inc();

@@ -9,6 +9,8 @@ use std::str::FromStr;
 use runtime::telemetry::LogConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::webhook::Target;
+
 /// Configuration of the control role. Keys that are not known are refused.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -48,6 +50,21 @@ pub struct Config {
     pub empty_room_ms: u64,
     /// Logging.
     pub log: LogConfig,
+    /// URLs that are told of events, and the API key that signs; the first key when none is said.
+    pub webhooks: Vec<Webhook>,
+    /// Events that wait to be told at most; beyond it the oldest are lost, and counted.
+    pub webhook_queue: usize,
+}
+
+/// A URL that is told of events.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// Where events are posted to.
+    pub url: String,
+    /// The API key that signs them.
+    #[serde(default)]
+    pub key: Option<String>,
 }
 
 impl Default for Config {
@@ -70,6 +87,8 @@ impl Default for Config {
             restart_grace_ms: 15_000,
             empty_room_ms: 20_000,
             log: LogConfig::default(),
+            webhooks: Vec::new(),
+            webhook_queue: 10_000,
         }
     }
 }
@@ -91,6 +110,12 @@ pub enum Unsound {
     /// Nothing could connect.
     #[error("http_connections must be at least 1")]
     NoConnections,
+    /// Not a URL that can be posted to.
+    #[error("webhook {0:?} is not an http or https URL")]
+    WebhookUrl(String),
+    /// A webhook that nobody can sign.
+    #[error("webhook {0:?} names no API key that is configured")]
+    WebhookKey(String),
 }
 
 impl Config {
@@ -112,7 +137,29 @@ impl Config {
         if self.http_connections == 0 {
             return Err(Unsound::NoConnections);
         }
-        Ok(())
+        self.webhook_targets().map(|_| ())
+    }
+
+    /// Where events go, and which keys sign.
+    ///
+    /// # Errors
+    /// When a URL cannot be posted to or a key is not configured.
+    pub fn webhook_targets(&self) -> Result<Vec<Target>, Unsound> {
+        let target = |webhook: &Webhook| {
+            let url = webhook.url.clone();
+            let usable = reqwest::Url::parse(&url).ok();
+            if usable.is_none_or(|url| !matches!(url.scheme(), "http" | "https")) {
+                return Err(Unsound::WebhookUrl(url));
+            }
+            let key = match &webhook.key {
+                Some(key) => self.keys.get_key_value(key),
+                None => self.keys.first_key_value(),
+            };
+            let (key, _) = key.ok_or_else(|| Unsound::WebhookKey(url.clone()))?;
+            let key = key.clone();
+            Ok(Target { url, key })
+        };
+        self.webhooks.iter().map(target).collect()
     }
 }
 

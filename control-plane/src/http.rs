@@ -7,6 +7,7 @@ mod inventory;
 mod listen;
 mod regions;
 mod token;
+mod twirp;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use tower_http::cors::{Any, CorsLayer};
 
+use crate::authority::Authority;
 use crate::config::Secret;
 use crate::metrics::Metrics;
 use crate::store::Ephemeral;
@@ -43,6 +45,8 @@ const CONTENT_SECURITY: &str = "default-src 'self'; connect-src *; img-src 'self
 pub struct Gateway {
     /// What is known of the moment.
     pub ephemeral: Arc<dyn Ephemeral>,
+    /// Does what the server API asks for.
+    pub authority: Arc<dyn Authority>,
     /// API keys with their secrets.
     pub keys: Arc<BTreeMap<String, Secret>>,
     /// Whether everybody may have tokens and look.
@@ -76,6 +80,8 @@ pub fn router(gateway: Gateway) -> Router {
             gateway.metrics.clone(),
             guard,
         ))
+        // Calls of participants take longer than other requests; it has limits and a shape of errors of its own.
+        .merge(twirp::routes())
         .layer(cors)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .with_state(gateway)

@@ -23,6 +23,12 @@ pub struct Metrics {
     pub http_requests: IntCounterVec,
     /// Connections that the gateway serves now.
     pub http_connections: IntGauge,
+    /// Commands that were not sent to a node since too many waited.
+    pub commands_refused: IntCounter,
+    /// Events for webhooks by result: `delivered`, `retried` (a try that failed), `dropped`.
+    pub webhooks: IntCounterVec,
+    /// Requests to the server API by method and result: `ok` or the error's code.
+    pub api_requests: IntCounterVec,
 }
 
 impl Metrics {
@@ -76,6 +82,24 @@ impl Metrics {
                 "antipode_control_http_connections",
                 "Connections that the gateway serves now.",
             )?,
+            commands_refused: IntCounter::new(
+                "antipode_control_commands_refused_total",
+                "Commands not sent to a node since too many waited.",
+            )?,
+            webhooks: IntCounterVec::new(
+                Opts::new(
+                    "antipode_control_webhooks_total",
+                    "Events for webhooks, by result.",
+                ),
+                &["result"],
+            )?,
+            api_requests: IntCounterVec::new(
+                Opts::new(
+                    "antipode_control_api_requests_total",
+                    "Requests to the server API, by method and result.",
+                ),
+                &["method", "result"],
+            )?,
         };
         registry.register(Box::new(metrics.nodes.clone()))?;
         registry.register(Box::new(metrics.rooms.clone()))?;
@@ -85,6 +109,9 @@ impl Metrics {
         registry.register(Box::new(metrics.saves.clone()))?;
         registry.register(Box::new(metrics.http_requests.clone()))?;
         registry.register(Box::new(metrics.http_connections.clone()))?;
+        registry.register(Box::new(metrics.commands_refused.clone()))?;
+        registry.register(Box::new(metrics.webhooks.clone()))?;
+        registry.register(Box::new(metrics.api_requests.clone()))?;
         Ok(metrics)
     }
 }

@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::store::Durable as _;
 use crate::store::memory::Memory;
 use crate::store::sqlite::Sqlite;
+use crate::webhook::{self, Webhooks};
 
 /// How long a client of the gateway may take for a request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,9 +76,11 @@ impl Server {
         let http_listener = bind(config.http, "HTTP").await?;
         let (grpc, http) = (grpc_listener.local_addr()?, http_listener.local_addr()?);
 
+        let webhooks = webhooks(config, &keys, &metrics, &shutdown)?;
         let stores = Stores {
             durable: Arc::new(durable),
             ephemeral: Arc::new(Memory::default()),
+            webhooks,
         };
         let ephemeral = Arc::clone(&stores.ephemeral);
         let (handle, actor) = actor::spawn(
@@ -87,6 +90,7 @@ impl Server {
             metrics.clone(),
             shutdown.clone(),
         );
+        let authority = Arc::new(handle.clone());
         let services = Services {
             handle,
             ephemeral: Arc::clone(&ephemeral),
@@ -94,6 +98,7 @@ impl Server {
         };
         let gateway = Gateway {
             ephemeral,
+            authority,
             keys: Arc::new(keys),
             development: config.development,
             region: config.region.clone(),
@@ -142,6 +147,26 @@ impl Server {
         );
         all.map(|_| ())
     }
+}
+
+/// The outbox of events and the task that empties it; none when nobody is to be told.
+fn webhooks(
+    config: &Config,
+    keys: &BTreeMap<String, Secret>,
+    metrics: &Metrics,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Webhooks>> {
+    let targets = config.webhook_targets()?;
+    if targets.is_empty() {
+        return Ok(None);
+    }
+    let urls: Vec<String> = targets.iter().map(|target| target.url.clone()).collect();
+    let outbox = webhook::Memory::new(config.webhook_queue);
+    let webhooks = Webhooks::new(Arc::new(outbox), &urls);
+    let keys = Arc::new(keys.clone());
+    let (handle, stop) = (webhooks.clone(), shutdown.clone());
+    webhook::deliver(handle, &targets, keys, metrics.clone(), stop).context("webhooks")?;
+    Ok(Some(webhooks))
 }
 
 fn now_ms() -> u64 {

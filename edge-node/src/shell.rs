@@ -1,7 +1,9 @@
 //! Sockets, tasks and threads around the cores.
 
+pub mod commands;
 pub mod control;
 pub mod edge;
+mod forward;
 pub mod http;
 pub mod media_plane;
 pub mod metrics;

@@ -4,6 +4,7 @@ use proto::control::{self, LinkState, Load, ParticipantReport, RoomClosed, RoomP
 
 use super::*;
 
+mod calls;
 mod random;
 
 const GRACE: Duration = Duration::from_secs(2);
@@ -16,6 +17,8 @@ struct Mesh {
     answers: Vec<Result<AssignResponse, AssignError>>,
     heard: BTreeMap<SessionId, Vec<Down>>,
     closed: Vec<SessionId>,
+    answered: Vec<Result<Answer, CallError>>,
+    events: Vec<Event>,
 }
 
 fn settings(policy: RoomPolicy) -> Settings {
@@ -75,6 +78,8 @@ impl Mesh {
             answers: Vec::new(),
             heard: BTreeMap::new(),
             closed: Vec::new(),
+            answered: Vec::new(),
+            events: Vec::new(),
         };
         mesh.input(Input::Restore(saved));
         mesh
@@ -97,6 +102,8 @@ impl Mesh {
                     self.heard.entry(session).or_default().push(message);
                 }
                 Output::Assigned { result, .. } => self.answers.push(result),
+                Output::Answered { result, .. } => self.answered.push(result),
+                Output::Event(event) => self.events.push(event),
                 Output::Close { session, .. } => self.closed.push(session),
                 Output::Timeout(_) => break,
             }
@@ -123,6 +130,7 @@ impl Mesh {
             ticket: Ticket(0),
             node,
             room,
+            room_config: Vec::new(),
         });
         self.answers
             .pop()
@@ -153,7 +161,7 @@ impl Mesh {
     fn plans(&mut self, session: SessionId) -> Vec<RoomPlan> {
         let plan = |message| match message {
             Down::Plan(plan) => Some(plan),
-            Down::Welcome(_) | Down::Peers(_) | Down::Keys(_) => None,
+            Down::Welcome(_) | Down::Peers(_) | Down::Keys(_) | Down::Command(_) => None,
         };
         self.drain(session).into_iter().filter_map(plan).collect()
     }
@@ -234,6 +242,7 @@ fn a_closed_room_shrinks_and_an_empty_one_ends_for_its_relays() {
         syd,
         Up::RoomClosed(RoomClosed {
             room: "R".to_owned(),
+            ..RoomClosed::default()
         }),
     );
     assert!(mesh.plans(syd).is_empty(), "it knows");
@@ -244,6 +253,7 @@ fn a_closed_room_shrinks_and_an_empty_one_ends_for_its_relays() {
         fra,
         Up::RoomClosed(RoomClosed {
             room: "R".to_owned(),
+            ..RoomClosed::default()
         }),
     );
 
@@ -253,6 +263,7 @@ fn a_closed_room_shrinks_and_an_empty_one_ends_for_its_relays() {
         fra,
         Up::RoomClosed(RoomClosed {
             room: "R".to_owned(),
+            ..RoomClosed::default()
         }),
     );
     mesh.pass(Duration::from_secs(21));
@@ -345,6 +356,7 @@ fn a_report_brings_back_a_room_that_was_lost() {
         fra,
         Up::RoomClosed(RoomClosed {
             room: "R".to_owned(),
+            ..RoomClosed::default()
         }),
     );
     mesh.report(fra, "R", 42);
@@ -405,6 +417,7 @@ fn what_could_not_be_saved_is_planned_anew() {
         syd,
         Up::RoomClosed(RoomClosed {
             room: "R".to_owned(),
+            ..RoomClosed::default()
         }),
     );
     let shrunk = mesh.plans(fra).pop().expect("a plan");
@@ -446,6 +459,7 @@ fn late_and_foreign_messages_are_harmless() {
             session,
             Up::RoomClosed(RoomClosed {
                 room: "none".to_owned(),
+                ..RoomClosed::default()
             }),
         );
         mesh.message(session, Up::Room(RoomReport::default()));

@@ -5,6 +5,8 @@
     reason = "nodes wait for one kind of message"
 )]
 
+mod api;
 mod gateway;
 mod plane;
 mod services;
+mod webhooks;

@@ -90,7 +90,13 @@ fn one_copy_per_link_of_what_somebody_wants_and_nothing_after() {
     );
 
     // Asked for again, also before the publisher is known.
-    net.command("a", MeshCommand::Unpublish { track: TrackKey(1) });
+    net.command(
+        "a",
+        MeshCommand::Unpublish {
+            track: TrackKey(1),
+            room: None,
+        },
+    );
     net.demand("b", "a", 0b010);
     net.run(100);
     net.publish("a", 2);

@@ -55,6 +55,8 @@ fn join(sid: &str, identity: &str) -> Input {
         dual: false,
         auto_subscribe: true,
         client: lk::ClientInfo::default(),
+        signals: true,
+        moved: None,
     }))
 }
 
