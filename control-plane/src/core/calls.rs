@@ -20,6 +20,8 @@ const EMPTY_TIMEOUT_S: u32 = 300;
 pub(crate) const METADATA_MAX: usize = 64 * 1_024;
 /// Calls that wait for an edge's answer.
 const PENDING_MAX: usize = 10_000;
+/// Participants of one room whose tokens may be revoked.
+const REVOKED_MAX: usize = 1_000;
 /// Session ids of deleted rooms that are remembered for edges that did not hear of it.
 const DELETED_MAX: usize = 1_024;
 
@@ -35,6 +37,15 @@ pub enum Call {
         room: RoomName,
         /// What it is to be.
         metadata: String,
+    },
+    /// Tokens of a participant that were issued before do not let it in any more.
+    Revoke {
+        /// The room.
+        room: RoomName,
+        /// Whose.
+        identity: String,
+        /// Seconds since the Unix epoch; a token's `nbf` must not be before it.
+        before_s: i64,
     },
     /// Ends a room; everybody leaves.
     Delete(RoomName),
@@ -104,6 +115,11 @@ impl Core {
         let result = match call {
             Call::Create(request) => self.create(now, &request),
             Call::SetMetadata { room, metadata } => self.set_metadata(now, &room, metadata),
+            Call::Revoke {
+                room,
+                identity,
+                before_s,
+            } => self.revoke(now, &room, identity, before_s),
             Call::Delete(room) => self.delete(now, &room),
             Call::Command {
                 node,
@@ -158,6 +174,23 @@ impl Core {
             return Err(CallError::Metadata(metadata.len()));
         }
         self.set(name, |settings| settings.metadata = metadata);
+        self.settle(now, name)
+    }
+
+    fn revoke(
+        &mut self,
+        now: Instant,
+        name: &RoomName,
+        identity: String,
+        before_s: i64,
+    ) -> Result<Answer, CallError> {
+        let revoked = self.rooms.get(name).map_or(0, |r| r.settings.revoked.len());
+        if revoked >= REVOKED_MAX {
+            return Err(CallError::Full);
+        }
+        self.set(name, |settings| {
+            settings.revoked.insert(identity, before_s);
+        });
         self.settle(now, name)
     }
 
@@ -318,6 +351,6 @@ pub(super) fn configured(encoded: &[u8]) -> RoomSettings {
         } else {
             metadata
         },
-        version: 0,
+        ..RoomSettings::default()
     }
 }

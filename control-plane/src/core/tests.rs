@@ -1,6 +1,6 @@
 //! The core as a dialogue: inputs in virtual time, what nodes hear in return.
 
-use proto::control::{self, LinkState, Load, ParticipantReport, RoomClosed, RoomPlan};
+use proto::control::{self, LinkState, Load, ParticipantReport, RoomClosed, RoomPlan, RoomReport};
 
 use super::*;
 

@@ -381,13 +381,9 @@ async fn participants_are_shown_and_what_concerns_them_goes_to_their_edge() {
         (&room["numParticipants"], &room["numPublishers"]),
         (&json!(1), &json!(1))
     );
-    let nobody = call(
-        &plane,
-        "GetParticipant",
-        &all(),
-        json!({"room": "R", "identity": "bob"}),
-    );
-    assert_eq!(error_of(&nobody.await), (404, "not_found"));
+    let body = json!({"room": "R", "identity": "bob"});
+    let nobody = call(&plane, "GetParticipant", &all(), body).await;
+    assert_eq!(error_of(&nobody), (404, "not_found"));
 
     let response = lk::MuteRoomTrackResponse {
         track: Some(lk::TrackInfo {

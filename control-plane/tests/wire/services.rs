@@ -23,7 +23,7 @@ fn report(room: &str, epoch: u64, identity: &str) -> RoomReport {
         room_sid: "RM_unknown".to_owned(),
         epoch,
         participants: vec![participant],
-        flows: Vec::new(),
+        ..RoomReport::default()
     }
 }
 

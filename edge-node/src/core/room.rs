@@ -365,7 +365,10 @@ impl Room {
                 paused,
             } => self.stream_state(&participant, track, paused),
             Input::Reports(reports) => self.take_reports(&reports),
-            Input::State(state) => self.apply_state(now, &state),
+            Input::State(state) => {
+                self.apply_state(now, &state);
+                self.enforce_limit(now);
+            }
             Input::Speakers(speakers) => self.apply_speakers_of(&speakers),
             Input::Gone(origin) => self.forget_origin(&origin),
             Input::Data(data) => self.deliver_remote_data(&data),

@@ -246,49 +246,21 @@ impl Task {
     }
 
     /// Hands the core's outputs on; what is for one session goes as one mail.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the others are told to the planes"
+    )]
     fn drain(&mut self) {
         let mut mails: BTreeMap<ParticipantSid, Vec<ToSession>> = BTreeMap::new();
         let mut answers = Vec::new();
         while let Some(output) = self.room.poll_output() {
             match output {
                 Output::Session(sid, message) => mails.entry(sid).or_default().push(message),
-                Output::AddRemoteTrack { track, origin } => {
-                    let config = track.config();
-                    let name = (self.name.clone(), track.mesh_sid.clone(), origin);
-                    self.edge.tracks.insert(track.key, self.mailbox.clone());
-                    self.edge.reports.name(track.key, track.sid.clone());
-                    self.edge.plane.add_remote_track(track.key, name, config);
-                }
-                Output::RemoveRemoteTrack(track) => self.remove_track(track),
-                Output::State(state) => self
-                    .edge
-                    .plane
-                    .mesh()
-                    .command(MeshCommand::RoomState(state)),
-                Output::Speakers(speakers) => self
-                    .edge
-                    .plane
-                    .mesh()
-                    .command(MeshCommand::Speakers(speakers)),
-                Output::Speaking { track, speaking } => {
-                    self.edge.plane.set_speaking(track, speaking);
-                }
-                Output::Data(data) => self.edge.plane.mesh().command(MeshCommand::Data(data)),
                 Output::Changed => self.reporting.due = true,
                 Output::Empty => self.empty_since = Some(Instant::now()),
                 Output::Answer(id, answer) => answers.push((id, answer)),
                 Output::Forward(room, mirror) => self.forwards.send(&self.edge, room, mirror),
                 Output::ForwardEnded(room, sid) => forward::ended(&self.edge, &room, sid),
-                Output::OfferTrack(track) => {
-                    let (room, mailbox) = (self.name.clone(), self.mailbox.clone());
-                    self.edge.tracks.share(track.key, room.clone(), mailbox);
-                    let name = (room, track.mesh_sid.clone());
-                    self.edge.plane.share_track(track.key, name);
-                }
-                Output::WithdrawTrack(track) => {
-                    self.edge.tracks.unshare(track, &self.name);
-                    self.edge.plane.unshare_track(track, self.name.clone());
-                }
                 Output::Move(id, sid, moving) => {
                     // What ends here has to be said first.
                     if let Some(messages) = mails.remove(&sid) {
@@ -296,6 +268,7 @@ impl Task {
                     }
                     self.move_on(id, &sid, moving);
                 }
+                other => self.tell_planes(other),
             }
         }
         for (sid, messages) in mails {
@@ -308,6 +281,42 @@ impl Task {
         self.report(true);
         for (id, answer) in answers {
             commands::answer(&self.edge, id, answer);
+        }
+    }
+
+    /// What is for the media plane and the mesh.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the others are the caller's"
+    )]
+    fn tell_planes(&self, output: Output) {
+        let mesh = self.edge.plane.mesh();
+        match output {
+            Output::AddRemoteTrack { track, origin } => {
+                let config = track.config();
+                let name = (self.name.clone(), track.mesh_sid.clone(), origin);
+                self.edge.tracks.insert(track.key, self.mailbox.clone());
+                self.edge.reports.name(track.key, track.sid.clone());
+                self.edge.plane.add_remote_track(track.key, name, config);
+            }
+            Output::RemoveRemoteTrack(track) => self.remove_track(track),
+            Output::State(state) => mesh.command(MeshCommand::RoomState(state)),
+            Output::Speakers(speakers) => mesh.command(MeshCommand::Speakers(speakers)),
+            Output::Speaking { track, speaking } => {
+                self.edge.plane.set_speaking(track, speaking);
+            }
+            Output::Data(data) => mesh.command(MeshCommand::Data(data)),
+            Output::OfferTrack(track) => {
+                let (room, mailbox) = (self.name.clone(), self.mailbox.clone());
+                self.edge.tracks.share(track.key, room.clone(), mailbox);
+                let name = (room, track.mesh_sid.clone());
+                self.edge.plane.share_track(track.key, name);
+            }
+            Output::WithdrawTrack(track) => {
+                self.edge.tracks.unshare(track, &self.name);
+                self.edge.plane.unshare_track(track, self.name.clone());
+            }
+            _ => {}
         }
     }
 

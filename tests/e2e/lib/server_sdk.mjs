@@ -25,13 +25,16 @@ const CALLS = {
   updateRoomMetadata: (client, q) => client.updateRoomMetadata(q.room, q.metadata),
   listParticipants: (client, q) => client.listParticipants(q.room),
   getParticipant: (client, q) => client.getParticipant(q.room, q.identity),
-  removeParticipant: (client, q) => client.removeParticipant(q.room, q.identity),
+  removeParticipant: (client, { room, identity, revokeTokenTs }) =>
+    client.removeParticipant(room, identity, revokeTokenTs && { revokeTokenTs: BigInt(revokeTokenTs) }),
   mutePublishedTrack: (client, q) => client.mutePublishedTrack(q.room, q.identity, q.trackSid, q.muted),
   updateParticipant: (client, { room, identity, ...q }) => client.updateParticipant(room, identity, q),
   updateSubscriptions: (client, q) => client.updateSubscriptions(q.room, q.identity, q.trackSids, q.subscribe),
   sendData: (client, { room, data, kind, ...q }) =>
     client.sendData(room, Buffer.from(data, 'base64'), DataPacket_Kind[kind], q),
-  performRpc: (client, q) => client.performRpc(q.room, q.destinationIdentity, q.method, q.payload, q.responseTimeoutMs),
+  // The SDK has no method for this one yet: its own transport and token then.
+  performRpc: async (client, q) =>
+    client.rpc.request('RoomService', 'PerformRpc', q, await client.authHeader({ roomAdmin: true, room: q.room })),
   forwardParticipant: (client, q) => client.forwardParticipant(q.room, q.identity, q.destinationRoom),
   moveParticipant: (client, q) => client.moveParticipant(q.room, q.identity, q.destinationRoom),
 };
@@ -41,11 +44,6 @@ export class JavaScriptSdk {
   constructor({ http, credentials: { key, secret } }) {
     this.client = new RoomServiceClient(http, key, secret);
     this.receiver = new WebhookReceiver(key, secret);
-  }
-
-  /** Whether the SDK has the method at all. */
-  has(method) {
-    return typeof this.client[method] === 'function';
   }
 
   /** Calls a method with its request in protobuf's JSON form, and returns the answer so. */
@@ -68,10 +66,6 @@ const snake = (name) => name.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLower
 export class PythonSdk extends NativeParticipant {
   static async open({ http, credentials: { key, secret } }, environment) {
     return this.start('server-sdk', 'none', environment, SCRIPT, [http, key, secret]);
-  }
-
-  has() {
-    return true;
   }
 
   async call(method, request = {}) {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use livekit_protocol as lk;
 use prost::Message;
-use proto::NodeId;
 use proto::control::{Command, command};
+use proto::{NodeId, RoomName};
 
 use super::{COMMAND_TIMEOUT, Caller, Code, Error};
 use crate::core::{Answer, Call, METADATA_MAX};
@@ -107,6 +107,18 @@ pub(super) async fn remove(
     request: lk::RoomParticipantIdentity,
 ) -> Result<lk::RemoveParticipantResponse, Error> {
     caller.may_administer(&request.room)?;
+    let found = caller.locate(&request.room, &request.identity).await;
+    if request.revoke_token_ts > 0 {
+        // Also for one that has left, so that it does not come back.
+        caller.room(&request.room).await?;
+        let revoke = Call::Revoke {
+            room: RoomName::from(request.room.as_str()),
+            identity: request.identity.clone(),
+            before_s: request.revoke_token_ts,
+        };
+        caller.gateway.authority.call(revoke).await?;
+    }
+    found?;
     let order = command::Request::RemoveParticipant(request.encode_to_vec());
     let whom = (request.room.as_str(), request.identity.as_str());
     caller.order(whom, order, COMMAND_TIMEOUT).await

@@ -50,7 +50,7 @@ impl Room {
     pub(super) fn join(&mut self, now: Now, join: Join) {
         self.evict_duplicate(now, &join);
         let sid = join.sid.clone();
-        if self.is_full() {
+        if self.is_full() || self.is_revoked(&join) {
             return self.refuse(&sid);
         }
         let dual = join.dual;

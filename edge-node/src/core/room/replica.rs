@@ -156,7 +156,6 @@ impl Room {
         for info in infos {
             self.apply_participant(now, &origin, &info, &state.tracks);
         }
-        self.enforce_limit(now);
         self.apply_metadata(state);
         self.apply_speakers(&origin, &state.speakers);
         self.apply_qualities(&origin, &state.qualities);

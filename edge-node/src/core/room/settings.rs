@@ -7,7 +7,7 @@ use lk::signal_response::Message as Response;
 use proto::ParticipantSid;
 use proto::control::RoomSettings;
 
-use super::{Home, Now, Room};
+use super::{Home, Join, Now, Room};
 
 /// Two edges may each let in the last one that the room takes, before they hear of each other. Within this time the later one of
 /// them has to go again.
@@ -34,6 +34,14 @@ impl Room {
     pub(super) fn is_full(&self) -> bool {
         let limit = usize::try_from(self.settings.max_participants).unwrap_or(usize::MAX);
         limit > 0 && self.participants.len() >= limit
+    }
+
+    /// Whether the token is older than those that may still let its bearer in. Who is moved here has been let in before.
+    pub(super) fn is_revoked(&self, join: &Join) -> bool {
+        let before_s = self.settings.revoked.get(join.grants.identity.as_str());
+        let issued_s = join.grants.claims.nbf.unwrap_or(0);
+        let issued_s = i64::try_from(issued_s).unwrap_or(i64::MAX);
+        join.moved.is_none() && before_s.is_some_and(|&before_s| issued_s < before_s)
     }
 
     /// Of those that came in at different edges at the same time the later ones go again when they are too many.

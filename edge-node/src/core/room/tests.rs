@@ -4,6 +4,7 @@
     reason = "tests pick out what they look for"
 )]
 
+mod commands;
 mod media_state;
 
 use std::sync::Arc;
