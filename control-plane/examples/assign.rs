@@ -163,6 +163,7 @@ fn replan_after_loss() -> anyhow::Result<(usize, Duration)> {
                     ticket: Ticket(0),
                     node,
                     room,
+                    room_config: Vec::new(),
                 },
             );
         }
@@ -204,6 +205,8 @@ fn drain(core: &mut Core, now: Instant) -> usize {
             Output::Save(_)
             | Output::Transmit { .. }
             | Output::Assigned { .. }
+            | Output::Answered { .. }
+            | Output::Event(_)
             | Output::Close { .. }
             | Output::Update(_) => {}
         }

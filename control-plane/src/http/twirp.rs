@@ -231,31 +231,31 @@ async fn dispatch(caller: &Caller<'_>, method: &str, call: Call) -> Result<Vec<u
             call.answer(act).await
         }
         "SendData" => {
-            call.answer(async |q| rooms::send_data(caller, q).await)
+            call.answer(async |q| rooms::send_data(caller, &q).await)
                 .await
         }
         "ListParticipants" => {
-            let act = async |q| participants::list(caller, q).await;
+            let act = async |q| participants::list(caller, &q).await;
             call.answer(act).await
         }
         "GetParticipant" => {
-            let act = async |q| participants::get(caller, q).await;
+            let act = async |q| participants::get(caller, &q).await;
             call.answer(act).await
         }
         "RemoveParticipant" => {
-            let act = async |q| participants::remove(caller, q).await;
+            let act = async |q| participants::remove(caller, &q).await;
             call.answer(act).await
         }
         "UpdateParticipant" => {
-            let act = async |q| participants::update(caller, q).await;
+            let act = async |q| participants::update(caller, &q).await;
             call.answer(act).await
         }
         "MutePublishedTrack" => {
-            let act = async |q| participants::mute_track(caller, q).await;
+            let act = async |q| participants::mute_track(caller, &q).await;
             call.answer(act).await
         }
         "UpdateSubscriptions" => {
-            let act = async |q| participants::update_subscriptions(caller, q).await;
+            let act = async |q| participants::update_subscriptions(caller, &q).await;
             call.answer(act).await
         }
         "PerformRpc" => {
@@ -263,11 +263,11 @@ async fn dispatch(caller: &Caller<'_>, method: &str, call: Call) -> Result<Vec<u
             call.answer(act).await
         }
         "ForwardParticipant" => {
-            let act = async |q| participants::forward(caller, q).await;
+            let act = async |q| participants::forward(caller, &q).await;
             call.answer(act).await
         }
         "MoveParticipant" => {
-            let act = async |q| participants::relocate(caller, q).await;
+            let act = async |q| participants::relocate(caller, &q).await;
             call.answer(act).await
         }
         _ => Err(Error::new(Code::BadRoute, "no such method")),

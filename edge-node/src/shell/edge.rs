@@ -89,12 +89,15 @@ pub fn now() -> Now {
     }
 }
 
+/// A further room that shows a track.
+type Sharer = (RoomName, mpsc::Sender<RoomMail>);
+
 /// Which room a track on the media plane belongs to.
 #[derive(Debug, Default)]
 pub struct Tracks {
     rooms: Mutex<HashMap<TrackKey, mpsc::Sender<RoomMail>>>,
     /// Further rooms that show a track.
-    shared: Mutex<HashMap<TrackKey, Vec<(RoomName, mpsc::Sender<RoomMail>)>>>,
+    shared: Mutex<HashMap<TrackKey, Vec<Sharer>>>,
 }
 
 impl Tracks {

@@ -84,7 +84,7 @@ impl Caller<'_> {
 
 pub(super) async fn list(
     caller: &Caller<'_>,
-    request: lk::ListParticipantsRequest,
+    request: &lk::ListParticipantsRequest,
 ) -> Result<lk::ListParticipantsResponse, Error> {
     caller.may_administer(&request.room)?;
     let everybody = view::participants(&caller.room(&request.room).await?);
@@ -95,7 +95,7 @@ pub(super) async fn list(
 
 pub(super) async fn get(
     caller: &Caller<'_>,
-    request: lk::RoomParticipantIdentity,
+    request: &lk::RoomParticipantIdentity,
 ) -> Result<lk::ParticipantInfo, Error> {
     caller.may_administer(&request.room)?;
     let found = caller.locate(&request.room, &request.identity).await?;
@@ -104,7 +104,7 @@ pub(super) async fn get(
 
 pub(super) async fn remove(
     caller: &Caller<'_>,
-    request: lk::RoomParticipantIdentity,
+    request: &lk::RoomParticipantIdentity,
 ) -> Result<lk::RemoveParticipantResponse, Error> {
     caller.may_administer(&request.room)?;
     let found = caller.locate(&request.room, &request.identity).await;
@@ -126,7 +126,7 @@ pub(super) async fn remove(
 
 pub(super) async fn update(
     caller: &Caller<'_>,
-    request: lk::UpdateParticipantRequest,
+    request: &lk::UpdateParticipantRequest,
 ) -> Result<lk::ParticipantInfo, Error> {
     caller.may_administer(&request.room)?;
     if request.metadata.len() > METADATA_MAX {
@@ -146,7 +146,7 @@ pub(super) async fn update(
 
 pub(super) async fn mute_track(
     caller: &Caller<'_>,
-    request: lk::MuteRoomTrackRequest,
+    request: &lk::MuteRoomTrackRequest,
 ) -> Result<lk::MuteRoomTrackResponse, Error> {
     caller.may_administer(&request.room)?;
     if request.track_sid.is_empty() {
@@ -159,7 +159,7 @@ pub(super) async fn mute_track(
 
 pub(super) async fn update_subscriptions(
     caller: &Caller<'_>,
-    request: lk::UpdateSubscriptionsRequest,
+    request: &lk::UpdateSubscriptionsRequest,
 ) -> Result<lk::UpdateSubscriptionsResponse, Error> {
     caller.may_administer(&request.room)?;
     let order = command::Request::UpdateSubscriptions(request.encode_to_vec());
@@ -190,7 +190,7 @@ pub(super) async fn perform_rpc(
 
 pub(super) async fn forward(
     caller: &Caller<'_>,
-    request: lk::ForwardParticipantRequest,
+    request: &lk::ForwardParticipantRequest,
 ) -> Result<lk::ForwardParticipantResponse, Error> {
     caller.may_send_to(&request.room, &request.destination_room)?;
     let order = command::Request::ForwardParticipant(request.encode_to_vec());
@@ -201,7 +201,7 @@ pub(super) async fn forward(
 /// Moves a participant, unless the other room takes no more.
 pub(super) async fn relocate(
     caller: &Caller<'_>,
-    request: lk::MoveParticipantRequest,
+    request: &lk::MoveParticipantRequest,
 ) -> Result<lk::MoveParticipantResponse, Error> {
     caller.may_send_to(&request.room, &request.destination_room)?;
     let found = caller

@@ -98,7 +98,7 @@ pub(super) async fn update_metadata(
 #[expect(deprecated, reason = "older SDKs address session ids")]
 pub(super) async fn send_data(
     caller: &Caller<'_>,
-    request: lk::SendDataRequest,
+    request: &lk::SendDataRequest,
 ) -> Result<lk::SendDataResponse, Error> {
     caller.may_administer(&request.room)?;
     if request.data.len() > DATA_MAX {
