@@ -13,7 +13,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let control = protox::compile(["schema/control.proto"], ["schema"])?;
         let descriptors = out.join("control.bin");
         std::fs::write(&descriptors, prost_encode(&control))?;
-        tonic_prost_build::configure().compile_fds(control)?;
+        // Shared, not copied: the control plane hands them on as they are.
+        let shared = [
+            ".antipode.control.v1.ParticipantReport.info",
+            ".antipode.control.v1.Departure.info",
+        ];
+        let mut services = tonic_prost_build::configure();
+        for field in shared {
+            services = services.bytes(field);
+        }
+        services.compile_fds(control)?;
     }
     Ok(())
 }

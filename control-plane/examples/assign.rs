@@ -106,6 +106,7 @@ async fn times(channel: &Channel, node: &str) -> anyhow::Result<(Duration, Durat
         let request = AssignRequest {
             room: format!("room-{call}"),
             node_id: node.to_owned(),
+            room_config: Vec::new(),
         };
         let began = Instant::now();
         rooms.assign(request).await?;
@@ -165,6 +166,7 @@ fn replan_after_loss() -> anyhow::Result<(usize, Duration)> {
                     ticket: Ticket(0),
                     node,
                     room,
+                    room_config: Vec::new(),
                 },
             );
         }
@@ -206,6 +208,8 @@ fn drain(core: &mut Core, now: Instant) -> usize {
             Output::Save(_)
             | Output::Transmit { .. }
             | Output::Assigned { .. }
+            | Output::Answered { .. }
+            | Output::Event(_)
             | Output::Close { .. }
             | Output::Update(_) => {}
         }

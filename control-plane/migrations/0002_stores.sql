@@ -77,10 +77,10 @@ INSERT INTO audit_head (name, seq, hash) VALUES ('head', 0, '');
 
 -- What waits to be delivered; delivered rows are deleted. `seq` orders the events of one room.
 CREATE TABLE webhooks (
-    project TEXT NOT NULL,
+    target TEXT NOT NULL,
     room TEXT NOT NULL,
     seq BIGINT NOT NULL,
-    event_id TEXT NOT NULL UNIQUE,
+    event_id TEXT NOT NULL,
     event TEXT NOT NULL,
     payload TEXT NOT NULL,
     created_at_ms BIGINT NOT NULL,
@@ -89,11 +89,14 @@ CREATE TABLE webhooks (
     leased_by TEXT NOT NULL,
     leased_until_ms BIGINT NOT NULL,
     last_error TEXT NOT NULL,
-    PRIMARY KEY (project, room, seq)
+    PRIMARY KEY (target, room, seq),
+    UNIQUE (event_id, target)
 );
 -- Events that are known: a change that is saved twice enqueues once, also after the first was delivered.
 CREATE TABLE webhook_ids (
-    event_id TEXT PRIMARY KEY,
-    created_at_ms BIGINT NOT NULL
+    event_id TEXT NOT NULL,
+    target TEXT NOT NULL,
+    created_at_ms BIGINT NOT NULL,
+    PRIMARY KEY (event_id, target)
 );
 CREATE INDEX webhook_ids_created ON webhook_ids (created_at_ms);

@@ -13,12 +13,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::core::{AssignError, Core, Input, Output, Settings, Ticket};
+use crate::core::{
+    Answer, AssignError, Call, CallError, Core, Input, Output, Settings, Ticket,
+};
 use crate::metrics::Metrics;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Pushed};
 use crate::planner::Decision;
 use crate::registry::SessionId;
 use crate::store::{Change, Durable, Ephemeral, Fenced, Saved, Update};
+use crate::webhook::Webhooks;
 
 /// Commands that wait; senders wait beyond it.
 const QUEUE: usize = 4_096;
@@ -48,12 +51,17 @@ enum Command {
     Assign {
         node: NodeId,
         room: RoomName,
+        room_config: Vec<u8>,
         reply: oneshot::Sender<Result<AssignResponse, AssignError>>,
     },
     Keys(Vec<ApiKey>),
     Decision {
         room: RoomName,
         reply: oneshot::Sender<Option<Decision>>,
+    },
+    Call {
+        call: Call,
+        reply: oneshot::Sender<Result<Answer, CallError>>,
     },
 }
 
@@ -109,9 +117,16 @@ impl Handle {
         &self,
         node: NodeId,
         room: RoomName,
+        room_config: Vec<u8>,
     ) -> Result<Result<AssignResponse, AssignError>, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Assign { node, room, reply }).await?;
+        let assign = Command::Assign {
+            node,
+            room,
+            room_config,
+            reply,
+        };
+        self.send(assign).await?;
         answer.await.map_err(|_| Stopped)
     }
 
@@ -133,6 +148,17 @@ impl Handle {
         answer.await.map_err(|_| Stopped)
     }
 
+    /// Does what an application's server asks for.
+    ///
+    /// # Errors
+    /// Why nothing came of it; [`CallError::Stopped`] when the task has ended.
+    pub async fn call(&self, call: Call) -> Result<Answer, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.send(Command::Call { call, reply }).await;
+        sent.map_err(|Stopped| CallError::Stopped)?;
+        answer.await.unwrap_or(Err(CallError::Stopped))
+    }
+
     async fn send(&self, command: Command) -> Result<(), Stopped> {
         self.commands.send(command).await.map_err(|_| Stopped)
     }
@@ -145,6 +171,8 @@ pub struct Stores {
     pub durable: Arc<dyn Durable>,
     /// For people and the gateway.
     pub ephemeral: Arc<dyn Ephemeral>,
+    /// For applications; without it nobody is told of events.
+    pub webhooks: Option<Webhooks>,
 }
 
 /// Starts the task with what was saved. It ends when `shutdown` is triggered.
@@ -161,6 +189,7 @@ pub fn spawn(
         stores,
         metrics,
         sessions: BTreeMap::new(),
+        assigns: BTreeMap::new(),
         calls: BTreeMap::new(),
         tickets: 0,
         unsaved: Unsaved::default(),
@@ -247,7 +276,8 @@ impl Unsaved {
 #[derive(Debug, Default)]
 struct Effects {
     messages: Vec<(SessionId, ControlMessage)>,
-    answers: Vec<(Ticket, Result<AssignResponse, AssignError>)>,
+    assigned: Vec<(Ticket, Result<AssignResponse, AssignError>)>,
+    answers: Vec<(Ticket, Result<Answer, CallError>)>,
     closes: Vec<(SessionId, Status)>,
     updates: Vec<Update>,
 }
@@ -258,7 +288,8 @@ struct Actor {
     stores: Stores,
     metrics: Metrics,
     sessions: BTreeMap<SessionId, Arc<Outbox>>,
-    calls: BTreeMap<Ticket, oneshot::Sender<Result<AssignResponse, AssignError>>>,
+    assigns: BTreeMap<Ticket, oneshot::Sender<Result<AssignResponse, AssignError>>>,
+    calls: BTreeMap<Ticket, oneshot::Sender<Result<Answer, CallError>>>,
     tickets: u64,
     unsaved: Unsaved,
 }
@@ -309,11 +340,25 @@ impl Actor {
                 self.sessions.remove(&session);
                 Input::Disconnected { session }
             }
-            Command::Assign { node, room, reply } => {
-                self.tickets += 1;
-                let ticket = Ticket(self.tickets);
+            Command::Assign {
+                node,
+                room,
+                room_config,
+                reply,
+            } => {
+                let ticket = self.ticket();
+                self.assigns.insert(ticket, reply);
+                Input::Assign {
+                    ticket,
+                    node,
+                    room,
+                    room_config,
+                }
+            }
+            Command::Call { call, reply } => {
+                let ticket = self.ticket();
                 self.calls.insert(ticket, reply);
-                Input::Assign { ticket, node, room }
+                Input::Call { ticket, call }
             }
             Command::Keys(keys) => Input::Keys(keys),
             Command::Decision { room, reply } => {
@@ -325,6 +370,11 @@ impl Actor {
         self.core.handle_input(now, input);
     }
 
+    fn ticket(&mut self) -> Ticket {
+        self.tickets += 1;
+        Ticket(self.tickets)
+    }
+
     /// Does what the core wants; returns when it wants to be called again.
     async fn work(&mut self) -> Instant {
         let mut effects = Effects::default();
@@ -332,7 +382,15 @@ impl Actor {
             match self.core.poll_output(Instant::now()) {
                 Output::Save(change) => self.unsaved.add(change),
                 Output::Transmit { session, message } => effects.messages.push((session, message)),
-                Output::Assigned { ticket, result } => effects.answers.push((ticket, result)),
+                Output::Assigned { ticket, result } => effects.assigned.push((ticket, result)),
+                Output::Answered { ticket, result } => effects.answers.push((ticket, result)),
+                Output::Event(event) => {
+                    if let Some(webhooks) = &self.stores.webhooks {
+                        webhooks
+                            .changes(&event)
+                            .for_each(|change| self.unsaved.add(change));
+                    }
+                }
                 Output::Close { session, reason } => {
                     let status = reason.map_or_else(
                         || Status::aborted("another session of the node took over"),
@@ -407,6 +465,11 @@ impl Actor {
         if let Err(error) = self.stores.ephemeral.apply(effects.updates).await {
             tracing::warn!(%error, "ephemeral store refused changes");
         }
+        if outcome.is_some()
+            && let Some(webhooks) = &self.stores.webhooks
+        {
+            webhooks.notify();
+        }
         let fenced = |room: &str| {
             let rooms = outcome.unwrap_or_default().iter();
             rooms.into_iter().any(|fenced| fenced.room.as_str() == room)
@@ -419,7 +482,7 @@ impl Actor {
             };
             self.deliver(session, message, held);
         }
-        for (ticket, result) in effects.answers {
+        for (ticket, result) in effects.assigned {
             let result = match result {
                 Ok(_) if outcome.is_none() => Err(AssignError::NotSaved),
                 Ok(answer) if answer.plan.as_ref().is_some_and(|plan| fenced(&plan.room)) => {
@@ -427,8 +490,23 @@ impl Actor {
                 }
                 other => other,
             };
-            if let Some(call) = self.calls.remove(&ticket) {
+            if let Some(call) = self.assigns.remove(&ticket) {
                 // The caller may have gone meanwhile.
+                call.send(result).ok();
+            }
+        }
+        for (ticket, result) in effects.answers {
+            // What an edge did is done, whether or not anything else could be saved.
+            let result = match result {
+                Ok(Answer::Room(_) | Answer::Done) if outcome.is_none() => Err(CallError::NotSaved),
+                Ok(Answer::Room(room)) if fenced(&room.name) => Err(CallError::NotSaved),
+                // It does not say of which room; to end one again does no harm.
+                Ok(Answer::Done) if outcome.is_some_and(|fenced| !fenced.is_empty()) => {
+                    Err(CallError::NotSaved)
+                }
+                result => result,
+            };
+            if let Some(call) = self.calls.remove(&ticket) {
                 call.send(result).ok();
             }
         }
@@ -455,8 +533,11 @@ impl Actor {
             None if plan => dropped("disconnected"),
             None => {}
             Some(outbox) => {
-                if outbox.push(message) {
-                    dropped("replaced");
+                match outbox.push(message) {
+                    Pushed::Queued => {}
+                    Pushed::Replaced => dropped("replaced"),
+                    // Its caller hears of it when the time is up.
+                    Pushed::Refused => self.metrics.commands_refused.inc(),
                 }
                 if plan {
                     self.metrics.plans_sent.inc();

@@ -12,10 +12,11 @@ use runtime::telemetry::LogConfig;
 use runtime::tls::listener::Files;
 use serde::{Deserialize, Serialize};
 
-use crate::store::sealed;
 use crate::placement;
 use crate::prices::Prices;
 use crate::rules::{Bounds, Residency, RoomRule, Rules, Terms};
+use crate::store::sealed;
+use crate::webhook::Target;
 
 /// Configuration of the control role. Keys that are not known are refused.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -100,6 +101,19 @@ pub struct Config {
     pub geo_city_v6: Option<PathBuf>,
     /// Networks of proxies whose `X-Forwarded-For` is believed, in CIDR notation.
     pub trusted_proxies: Vec<IpNet>,
+    /// URLs that are told of events, and the API key that signs: without one the first of the default project.
+    pub webhooks: Vec<Webhook>,
+}
+
+/// A URL that is told of events.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// Where events are posted to.
+    pub url: String,
+    /// The API key that signs them.
+    #[serde(default)]
+    pub key: Option<String>,
 }
 
 impl Default for Config {
@@ -141,6 +155,7 @@ impl Default for Config {
             geo_city_v4: None,
             geo_city_v6: None,
             trusted_proxies: Vec::new(),
+            webhooks: Vec::new(),
         }
     }
 }
@@ -190,6 +205,9 @@ pub enum Unsound {
     /// Weights that would make nonsense of every score.
     #[error("placement.{0} must be a number from 0 to 10,000")]
     Weight(&'static str),
+    /// Not a URL that can be posted to.
+    #[error("webhook {0:?} is not an http or https URL")]
+    WebhookUrl(String),
 }
 
 impl Config {
@@ -216,7 +234,8 @@ impl Config {
             files.check()?;
         }
         self.check_stores()?;
-        self.check_placement()
+        self.check_placement()?;
+        self.webhook_targets().map(|_| ())
     }
 
     fn check_stores(&self) -> Result<(), Unsound> {
@@ -251,6 +270,23 @@ impl Config {
             return Err(Unsound::RedisAlone);
         }
         Ok(())
+    }
+
+    /// Where events go, and which keys sign.
+    ///
+    /// # Errors
+    /// When a URL cannot be posted to.
+    pub fn webhook_targets(&self) -> Result<Vec<Target>, Unsound> {
+        let target = |webhook: &Webhook| {
+            let url = webhook.url.clone();
+            let usable = reqwest::Url::parse(&url).ok();
+            if usable.is_none_or(|url| !matches!(url.scheme(), "http" | "https")) {
+                return Err(Unsound::WebhookUrl(url));
+            }
+            let key = webhook.key.clone();
+            Ok(Target { url, key })
+        };
+        self.webhooks.iter().map(target).collect()
     }
 
     fn check_placement(&self) -> Result<(), Unsound> {

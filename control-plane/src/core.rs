@@ -1,6 +1,9 @@
 //! The control plane's core: who serves which room, and what every node is told. Sans-IO: inputs and the time go in,
 //! outputs come out in the order in which they take effect.
 
+mod calls;
+mod events;
+mod presence;
 mod room;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,9 +13,9 @@ use proto::control::control_message::Message as Down;
 use proto::control::node_message::Message as Up;
 use proto::control::{
     ApiKey, ApiKeys, AssignResponse, ControlMessage, Hello, LinkReport, LinkState, NodeState,
-    PeerList, RoomReport, Welcome,
+    PeerList, Welcome,
 };
-use proto::{NodeId, RoomName};
+use proto::{NodeId, RoomName, RoomSid};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -21,6 +24,11 @@ use crate::prices::Prices;
 use crate::registry::{Node, Refused, Registry, SessionId, Verdict};
 use crate::rules::{Rules, Terms};
 use crate::store::{Change, Fenced, Saved, Update};
+pub(crate) use calls::METADATA_MAX;
+use calls::Pending;
+pub use calls::{Answer, Call, CallError};
+pub use events::Event;
+pub(crate) use presence::info as participant_info;
 pub use room::AssignError;
 use room::Room;
 
@@ -35,7 +43,7 @@ const GATHER: Duration = Duration::from_secs(1);
 /// With nothing due, the core still wants to be called this often.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// An `Assign` call, unique in this process.
+/// A call that waits for its answer, unique in this process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Ticket(pub u64);
 
@@ -98,6 +106,15 @@ pub enum Input {
         node: NodeId,
         /// The room.
         room: RoomName,
+        /// `livekit.RoomConfiguration` of the participant, for a room that begins with it; empty: none.
+        room_config: Vec<u8>,
+    },
+    /// An application's server asks for something.
+    Call {
+        /// The call.
+        ticket: Ticket,
+        /// What is asked for.
+        call: Call,
     },
     /// Changes of these rooms could not be saved, so their plans were not sent.
     SaveFailed {
@@ -131,6 +148,15 @@ pub enum Output {
         /// The edge's plan, or why there is none.
         result: Result<AssignResponse, AssignError>,
     },
+    /// The answer to an [`Input::Call`].
+    Answered {
+        /// The call.
+        ticket: Ticket,
+        /// What came of it.
+        result: Result<Answer, CallError>,
+    },
+    /// Something happened that applications may want to hear of.
+    Event(Event),
     /// A session to be closed.
     Close {
         /// The session.
@@ -156,6 +182,8 @@ enum Timer {
     Unsaved,
     /// Plans follow what was measured.
     Measured,
+    /// An edge has had its time to answer.
+    Call(u64),
 }
 
 /// The core. One writer: the task that owns it.
@@ -170,6 +198,11 @@ pub struct Core {
     /// No plan had an epoch above this when its room ended: where the next room's epochs start.
     epoch_floor: u64,
     unsaved: BTreeSet<RoomName>,
+    /// Calls that wait for an edge, by request.
+    pending: BTreeMap<u64, Pending>,
+    requests: u64,
+    /// Rooms that were deleted lately.
+    deleted: VecDeque<RoomSid>,
     peers_sent: BTreeMap<SessionId, PeerList>,
     timers: BTreeSet<(Instant, Timer)>,
     outputs: VecDeque<Output>,
@@ -188,6 +221,9 @@ impl Core {
             rooms: BTreeMap::new(),
             epoch_floor: 0,
             unsaved: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            requests: 0,
+            deleted: VecDeque::new(),
             peers_sent: BTreeMap::new(),
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
@@ -202,10 +238,16 @@ impl Core {
             Input::Connected { session, hello } => self.connect(now, session, hello),
             Input::Message { session, message } => self.message(now, session, message),
             Input::Disconnected { session } => self.disconnect(now, session),
-            Input::Assign { ticket, node, room } => {
-                let result = self.assign(now, &node, &room);
+            Input::Assign {
+                ticket,
+                node,
+                room,
+                room_config,
+            } => {
+                let result = self.assign(now, &node, &room, &room_config);
                 self.outputs.push_back(Output::Assigned { ticket, result });
             }
+            Input::Call { ticket, call } => self.call(now, ticket, call),
             Input::SaveFailed { rooms } => {
                 self.unsaved.extend(rooms);
                 self.timers.insert((now + SAVE_RETRY, Timer::Unsaved));
@@ -344,6 +386,7 @@ impl Core {
 
     fn disconnect(&mut self, now: Instant, session: SessionId) {
         self.peers_sent.remove(&session);
+        self.give_up_session(session);
         let deadline = now + self.settings.node_grace;
         if let Some(node) = self.registry.disconnect(session, now, deadline) {
             tracing::info!(node_id = %node, "node's session ended");
@@ -373,20 +416,11 @@ impl Core {
                 self.outputs
                     .push_back(Output::Update(Update::Links { node, links }));
             }
-            Up::Room(report) => self.report(now, &node, report),
+            Up::Room(report) => self.report(now, (session, &node), report),
             // The session hands these to placement.
             Up::Clients(_) => {}
-            Up::RoomClosed(closed) => {
-                self.room_closed(now, &node, &RoomName::from(closed.room));
-            }
-        }
-    }
-
-    fn report(&mut self, now: Instant, node: &NodeId, report: RoomReport) {
-        if self.reported(now, node, &report) {
-            let node = node.clone();
-            self.outputs
-                .push_back(Output::Update(Update::Report { node, report }));
+            Up::RoomClosed(closed) => self.room_closed(now, &node, &closed),
+            Up::Answer(answer) => self.answered(session, answer),
         }
     }
 
@@ -464,6 +498,7 @@ impl Core {
                 Some((_, Timer::Confirm(node))) => self.drop_doubted(now, &node),
                 Some((_, Timer::Empty(room))) => self.end_if_empty(now, &room),
                 Some((_, Timer::Measured)) => self.replan_measured(now),
+                Some((_, Timer::Call(id))) => self.give_up(id, CallError::TimedOut),
                 Some((_, Timer::Unsaved)) => {
                     for room in std::mem::take(&mut self.unsaved) {
                         self.plan_again(now, &room);

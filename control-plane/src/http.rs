@@ -10,6 +10,7 @@ mod rate;
 mod regions;
 mod signal;
 mod token;
+mod twirp;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +24,9 @@ use axum::routing::{any, get};
 use ipnet::IpNet;
 use tower_http::cors::{Any, CorsLayer};
 
-use crate::keyring::Keyring;
+use crate::authority::Authority;
 use crate::explain::Explainer;
+use crate::keyring::Keyring;
 use crate::metrics::Metrics;
 use crate::store::Ephemeral;
 use error::ApiError;
@@ -54,6 +56,8 @@ const PERMISSIONS: &str =
 pub struct Gateway {
     /// What is known of the moment.
     pub ephemeral: Arc<dyn Ephemeral>,
+    /// Does what the server API asks for.
+    pub authority: Arc<dyn Authority>,
     /// API keys with their secrets.
     pub keys: Keyring,
     /// Whether everybody may have tokens and look.
@@ -116,6 +120,8 @@ pub fn router(gateway: Gateway) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(gateway.clone(), rate::limit))
         .layer(middleware::from_fn_with_state(gateway.clone(), guard))
+        // Calls of participants take longer than other requests; it has limits and a shape of errors of its own.
+        .merge(twirp::routes())
         .layer(cors)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .with_state(gateway)

@@ -5,6 +5,7 @@
 //! wants sent. Nodes and operators come in by [`grpc`], people and applications by [`http`].
 
 pub mod actor;
+pub mod authority;
 pub mod config;
 pub mod core;
 pub mod explain;
@@ -23,6 +24,8 @@ pub mod server;
 pub mod store;
 pub mod token;
 pub mod upkeep;
+mod view;
+pub mod webhook;
 
 pub use config::{Config, RoomPolicy, Secret};
 pub use server::{Server, run};

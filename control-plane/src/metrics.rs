@@ -39,6 +39,12 @@ pub struct Metrics {
     pub tunnels: IntGauge,
     /// Requests turned away because their address made too many.
     pub rate_limited: IntCounter,
+    /// Commands that were not sent to a node since too many waited.
+    pub commands_refused: IntCounter,
+    /// Events for webhooks by result: `delivered`, `retried` (a try that failed), `dropped`.
+    pub webhooks: IntCounterVec,
+    /// Requests to the server API by method and result: `ok` or the error's code.
+    pub api_requests: IntCounterVec,
 }
 
 impl Metrics {
@@ -130,6 +136,24 @@ impl Metrics {
                 "antipode_control_rate_limited_total",
                 "Requests turned away because their address made too many.",
             )?,
+            commands_refused: IntCounter::new(
+                "antipode_control_commands_refused_total",
+                "Commands not sent to a node since too many waited.",
+            )?,
+            webhooks: IntCounterVec::new(
+                Opts::new(
+                    "antipode_control_webhooks_total",
+                    "Events for webhooks, by result.",
+                ),
+                &["result"],
+            )?,
+            api_requests: IntCounterVec::new(
+                Opts::new(
+                    "antipode_control_api_requests_total",
+                    "Requests to the server API, by method and result.",
+                ),
+                &["method", "result"],
+            )?,
         };
         registry.register(Box::new(metrics.nodes.clone()))?;
         registry.register(Box::new(metrics.rooms.clone()))?;
@@ -147,6 +171,9 @@ impl Metrics {
         registry.register(Box::new(metrics.registered.clone()))?;
         registry.register(Box::new(metrics.tunnels.clone()))?;
         registry.register(Box::new(metrics.rate_limited.clone()))?;
+        registry.register(Box::new(metrics.commands_refused.clone()))?;
+        registry.register(Box::new(metrics.webhooks.clone()))?;
+        registry.register(Box::new(metrics.api_requests.clone()))?;
         Ok(metrics)
     }
 }

@@ -1,13 +1,28 @@
 //! What waits to be sent to one node. Bounded by what there is to say: a later message replaces an earlier one on the
-//! same subject (the peers, the keys, one room's plan), since only the latest matters.
+//! same subject (the peers, the keys, one room's plan), since only the latest matters. Commands each matter: there may be so
+//! many of them, and further ones are refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use proto::control::control_message::Message;
-use proto::control::{ApiKeys, ControlMessage, PeerList, RoomPlan, Welcome};
+use proto::control::{ApiKeys, Command, ControlMessage, PeerList, RoomPlan, Welcome};
 use tokio::sync::Notify;
 use tonic::Status;
+
+/// Commands that may wait.
+const COMMANDS_MAX: usize = 1_024;
+
+/// What became of a message that was put in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pushed {
+    /// It waits.
+    Queued,
+    /// It waits in the place of an earlier plan of the same room.
+    Replaced,
+    /// There are too many commands already.
+    Refused,
+}
 
 /// The queue of one session: filled by the control plane's task, emptied by the session's stream.
 #[derive(Debug, Default)]
@@ -23,16 +38,18 @@ struct Waiting {
     keys: Option<ApiKeys>,
     peers: Option<PeerList>,
     plans: BTreeMap<String, RoomPlan>,
+    commands: VecDeque<Command>,
     closed: Option<Status>,
 }
 
 impl Waiting {
-    /// Welcome first, then what plans refer to, then plans.
+    /// Welcome first, then what plans refer to, then plans, then what is to be done in rooms.
     fn next(&mut self) -> Option<Message> {
         let head = self.welcome.take().map(Message::Welcome);
         let head = head.or_else(|| self.keys.take().map(Message::Keys));
         let head = head.or_else(|| self.peers.take().map(Message::Peers));
-        head.or_else(|| self.plans.pop_first().map(|(_, plan)| Message::Plan(plan)))
+        let head = head.or_else(|| self.plans.pop_first().map(|(_, plan)| Message::Plan(plan)));
+        head.or_else(|| self.commands.pop_front().map(Message::Command))
     }
 }
 
@@ -42,28 +59,28 @@ impl Outbox {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a message in. True when it replaced a plan that was still waiting.
-    pub fn push(&self, message: ControlMessage) -> bool {
+    /// Puts a message in.
+    pub fn push(&self, message: ControlMessage) -> Pushed {
         let mut waiting = self.lock();
-        let replaced = match message.message {
-            Some(Message::Welcome(welcome)) => {
-                waiting.welcome = Some(welcome);
-                false
+        let mut pushed = Pushed::Queued;
+        match message.message {
+            Some(Message::Welcome(welcome)) => waiting.welcome = Some(welcome),
+            Some(Message::Keys(keys)) => waiting.keys = Some(keys),
+            Some(Message::Peers(peers)) => waiting.peers = Some(peers),
+            Some(Message::Plan(plan)) => {
+                if waiting.plans.insert(plan.room.clone(), plan).is_some() {
+                    pushed = Pushed::Replaced;
+                }
             }
-            Some(Message::Keys(keys)) => {
-                waiting.keys = Some(keys);
-                false
+            Some(Message::Command(_)) if waiting.commands.len() >= COMMANDS_MAX => {
+                pushed = Pushed::Refused;
             }
-            Some(Message::Peers(peers)) => {
-                waiting.peers = Some(peers);
-                false
-            }
-            Some(Message::Plan(plan)) => waiting.plans.insert(plan.room.clone(), plan).is_some(),
-            None => false,
-        };
+            Some(Message::Command(command)) => waiting.commands.push_back(command),
+            None => {}
+        }
         drop(waiting);
         self.changed.notify_one();
-        replaced
+        pushed
     }
 
     /// Ends the session; what waits is dropped.
@@ -116,17 +133,32 @@ mod tests {
         }
     }
 
+    fn command(request_id: usize) -> ControlMessage {
+        let command = Command {
+            request_id: u64::try_from(request_id).expect("fits"),
+            ..Command::default()
+        };
+        ControlMessage {
+            message: Some(Message::Command(command)),
+        }
+    }
+
     #[tokio::test]
     async fn the_latest_plan_of_a_room_is_sent_after_the_welcome() {
         let outbox = Outbox::default();
-        assert!(!outbox.push(plan("R", 1)));
-        assert!(outbox.push(plan("R", 2)));
+        assert_eq!(outbox.push(plan("R", 1)), Pushed::Queued);
+        assert_eq!(outbox.push(plan("R", 2)), Pushed::Replaced);
         let welcome = ControlMessage {
             message: Some(Message::Welcome(Welcome::default())),
         };
         outbox.push(welcome.clone());
         assert_eq!(outbox.next().await.expect("open"), welcome);
         assert_eq!(outbox.next().await.expect("open"), plan("R", 2));
+        for request_id in 0..COMMANDS_MAX {
+            assert_eq!(outbox.push(command(request_id)), Pushed::Queued);
+        }
+        assert_eq!(outbox.push(command(COMMANDS_MAX)), Pushed::Refused);
+        assert_eq!(outbox.next().await.expect("open"), command(0));
         outbox.push(plan("S", 3));
         outbox.close(Status::aborted("replaced"));
         outbox.closed().await;

@@ -30,6 +30,7 @@ use crate::store::{self, Durable, Ephemeral};
 use crate::upkeep;
 use crate::placement::Placer;
 use crate::placement::geo_data::{self, Sources};
+use crate::webhook::{Courier, Target, Webhooks};
 
 /// A control plane that serves.
 #[derive(Debug)]
@@ -75,9 +76,20 @@ impl Server {
         let (grpc, http) = (grpc_listener.local_addr()?, http_listener.local_addr()?);
 
         let tls = gateway_tls(config, registry, &shutdown)?;
+        let webhooks = webhooks(config, &keyring)?;
+        if let Some(webhooks) = &webhooks {
+            let courier = Courier::new(
+                webhooks.clone(),
+                Arc::clone(&durable),
+                keyring.clone(),
+                metrics.clone(),
+            );
+            tokio::spawn(courier.context("webhooks")?.run(shutdown.clone()));
+        }
         let stores = Stores {
             durable: Arc::clone(&durable),
             ephemeral: Arc::clone(&ephemeral),
+            webhooks,
         };
         let (handle, actor) = actor::spawn(
             settings(config, &keyring),
@@ -86,6 +98,7 @@ impl Server {
             metrics.clone(),
             shutdown.clone(),
         );
+        let authority = Arc::new(handle.clone());
         let follower = Follower {
             durable: Arc::clone(&durable),
             ephemeral: Arc::clone(&ephemeral),
@@ -108,6 +121,7 @@ impl Server {
         let rates = RateLimits::new(config.rate_per_address, config.rate_per_key);
         let gateway = Gateway {
             ephemeral,
+            authority,
             keys: keyring,
             development: config.development,
             region: config.region.clone(),
@@ -227,6 +241,20 @@ async fn follow_geo_data(
     let placer = Arc::clone(placer);
     tokio::spawn(geo_data::follow(sources, scratch, placer, shutdown.clone()));
     Ok(())
+}
+
+/// Who is told of events; none when nobody is to be told.
+fn webhooks(config: &Config, keys: &Keyring) -> anyhow::Result<Option<Webhooks>> {
+    let targets = config.webhook_targets()?;
+    for Target { key, .. } in &targets {
+        if key.as_ref().is_some_and(|key| keys.get(key).is_none()) {
+            tracing::warn!(
+                ?key,
+                "a webhook's API key is not valid; its events wait until it is"
+            );
+        }
+    }
+    Ok((!targets.is_empty()).then(|| Webhooks::new(targets)))
 }
 
 fn now_ms() -> u64 {

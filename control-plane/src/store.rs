@@ -126,7 +126,8 @@ pub enum Change {
         /// When, milliseconds since the Unix epoch.
         at_ms: u64,
     },
-    /// An event that the application's servers are to hear of. Saving it again does nothing.
+    /// An event that one of the application's URLs is to hear of. Saving it again does nothing; it is left out when a room of
+    /// its name was, whose change came before it.
     Webhook(webhooks::Webhook),
 }
 

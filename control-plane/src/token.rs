@@ -57,6 +57,9 @@ pub struct Grants {
     /// Is not shown to the others.
     #[serde(skip_serializing_if = "is_false")]
     pub hidden: bool,
+    /// The room that participants of `room` may be forwarded or moved to.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub destination_room: String,
 }
 
 #[expect(

@@ -1,8 +1,10 @@
 //! Sockets, tasks and threads around the cores.
 
 pub mod client_rtts;
+pub mod commands;
 pub mod control;
 pub mod edge;
+mod forward;
 pub mod http;
 pub mod ice_servers;
 pub mod media_plane;

@@ -2,6 +2,7 @@
 //! breaks, for as long as the node lives. Media does not depend on it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -77,6 +78,8 @@ pub struct Client {
 
 #[derive(Clone, Debug)]
 struct Session {
+    /// Counts sessions of this process.
+    number: u64,
     channel: Channel,
     outgoing: mpsc::Sender<NodeMessage>,
 }
@@ -97,6 +100,7 @@ impl Client {
             session,
         };
         let keeper = Keeper {
+            sessions: AtomicU64::new(0),
             config,
             incoming,
             published,
@@ -113,6 +117,11 @@ impl Client {
     /// Whether a session is open.
     pub fn is_connected(&self) -> bool {
         self.session.borrow().is_some()
+    }
+
+    /// Which session is open, by count; 0 for none. What was reported in one is not known in the next.
+    pub fn session(&self) -> u64 {
+        self.session.borrow().as_ref().map_or(0, |s| s.number)
     }
 
     /// Queues a message for the control plane.
@@ -135,12 +144,17 @@ impl Client {
             })
     }
 
-    /// Asks for the plan of a room that this edge gets the first participant of.
+    /// Asks for the plan of a room that this edge gets the first participant of. `room_config` is a
+    /// `livekit.RoomConfiguration` for a room that begins with that, or empty.
     ///
     /// # Errors
     /// [`Error::Disconnected`] without a session, [`Error::Refused`] when the control plane says no, takes longer than 5 s,
     /// or dies meanwhile.
-    pub async fn assign(&self, room: &RoomName) -> Result<AssignResponse, Error> {
+    pub async fn assign(
+        &self,
+        room: &RoomName,
+        room_config: &[u8],
+    ) -> Result<AssignResponse, Error> {
         let channel = self
             .session
             .borrow()
@@ -149,6 +163,7 @@ impl Client {
         let mut request = tonic::Request::new(AssignRequest {
             room: room.as_str().to_owned(),
             node_id: self.node.as_str().to_owned(),
+            room_config: room_config.to_vec(),
         });
         request.set_timeout(ASSIGN_TIMEOUT);
         let mut rooms = RoomsClient::new(channel.ok_or(Error::Disconnected)?);
@@ -231,6 +246,7 @@ impl LoadMeter {
 
 /// The task behind a [`Client`].
 struct Keeper {
+    sessions: AtomicU64,
     config: Config,
     incoming: mpsc::Sender<ControlMessage>,
     published: watch::Sender<Option<Session>>,
@@ -286,6 +302,7 @@ impl Keeper {
         };
         tracing::info!(url, "session with the control plane");
         self.published.send_replace(Some(Session {
+            number: 1 + self.sessions.fetch_add(1, Ordering::Relaxed),
             channel,
             outgoing: outgoing.clone(),
         }));

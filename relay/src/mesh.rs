@@ -33,7 +33,7 @@ use peer::Peer;
 pub use peer::PeerKey;
 use room::Room;
 use stats::{FlowStats, LinkStats};
-use track::Track;
+use track::{Places, Track};
 
 /// Versions of the link that this code speaks. With 2 a hop header tells what was left out, and how loud audio is.
 const VERSIONS: (u32, u32) = (1, 2);
@@ -144,6 +144,8 @@ pub struct Mesh {
     tracks: Slab<Track>,
     by_sid: HashMap<(RoomName, TrackSid), usize>,
     by_key: HashMap<TrackKey, usize>,
+    /// What is published here, by key.
+    published: HashMap<TrackKey, Places>,
     voices: Voices,
     /// Tracks with a former upstream.
     leaving: Vec<usize>,
@@ -180,6 +182,7 @@ impl Mesh {
             tracks: Slab::new(),
             by_sid: HashMap::new(),
             by_key: HashMap::new(),
+            published: HashMap::new(),
             leaving: Vec::new(),
             keyframes_wanted: Vec::new(),
             outputs: VecDeque::new(),
@@ -241,7 +244,7 @@ impl Mesh {
             MeshCommand::RoomGone(room) => self.publish_gone(&room),
             MeshCommand::Data(data) => self.publish_data(now, data),
             command @ MeshCommand::Publish { .. } => self.publish(now, command),
-            MeshCommand::Unpublish { track } => self.unpublish(now, track),
+            MeshCommand::Unpublish { track, room } => self.unpublish(now, track, room.as_ref()),
             MeshCommand::SenderReport {
                 track,
                 stream,

@@ -270,8 +270,8 @@ async fn follow(mut messages: mpsc::Receiver<proto::control::ControlMessage>, me
                     "welcomed"
                 );
             }
-            // Keys are for edges; other messages are of newer versions.
-            Some(Message::Keys(_)) | None => {}
+            // Keys and commands are for edges; other messages are of newer versions.
+            Some(Message::Keys(_) | Message::Command(_)) | None => {}
         }
     }
 }

@@ -69,7 +69,7 @@ impl Rooms for Control {
         &self,
         request: Request<AssignRequest>,
     ) -> Result<Response<AssignResponse>, tonic::Status> {
-        let AssignRequest { room, node_id } = request.into_inner();
+        let AssignRequest { room, node_id, .. } = request.into_inner();
         let plan = RoomPlan {
             room,
             epoch: 3,
@@ -140,11 +140,12 @@ async fn a_session_outlives_its_server() {
     client
         .send(Said::RoomClosed(RoomClosed {
             room: "r".to_owned(),
+            room_sid: "RM_r".to_owned(),
         }))
         .unwrap();
     assert!(matches!(said.recv().await, Some(Said::RoomClosed(_))));
     let plan = client
-        .assign(&RoomName::from("standup"))
+        .assign(&RoomName::from("standup"), &[])
         .await
         .unwrap()
         .plan
@@ -165,14 +166,17 @@ async fn a_session_outlives_its_server() {
     let refused = client.send(Said::RoomClosed(RoomClosed::default()));
     assert!(matches!(refused, Err(Error::Disconnected)));
     assert!(matches!(
-        client.assign(&RoomName::from("standup")).await,
+        client.assign(&RoomName::from("standup"), &[]).await,
         Err(Error::Disconnected)
     ));
 
     let (_, mut said, server) = serve(address);
     welcome(&mut messages).await;
     assert!(matches!(said.recv().await, Some(Said::Hello(_))));
-    client.assign(&RoomName::from("standup")).await.unwrap();
+    client
+        .assign(&RoomName::from("standup"), &[])
+        .await
+        .unwrap();
     shutdown.cancel();
     assert!(
         tokio::time::timeout(PATIENCE, messages.recv())

@@ -251,6 +251,7 @@ class Client:
         room.on("track_subscription_failed", lambda who, sid, error: told("subscription_failed", identity=who.identity, sid=sid, error=str(error)))
         room.on("data_received", data)
         room.on("active_speakers_changed", lambda who: told("speakers", identities=[one.identity for one in who]))
+        room.on("room_metadata_changed", lambda _before, after: told("room_metadata", metadata=after))
         room.on("reconnecting", lambda: told("reconnecting"))
         room.on("reconnected", lambda: told("reconnected"))
         room.on("disconnected", lambda reason: told("disconnected", reason=int(reason)))

@@ -133,6 +133,8 @@ fn control(directory: &Path, layout: &Layout, options: &Options) -> Table {
 
 fn plain_control(directory: &Path, layout: &Layout, options: &Options) -> Table {
     let keys = Table::from_iter([(super::API_KEY.to_owned(), text(super::API_SECRET))]);
+    let webhooks = options.webhook.iter();
+    let webhooks = webhooks.map(|url| table([("url", text(url))]).into());
     table([
         ("node_id", text(CONTROL_ID)),
         (
@@ -147,6 +149,7 @@ fn plain_control(directory: &Path, layout: &Layout, options: &Options) -> Table 
         ("development", Value::Boolean(true)),
         ("room_policy", text(&options.room_policy)),
         ("keys", keys.into()),
+        ("webhooks", Value::Array(webhooks.collect())),
     ])
 }
 
@@ -249,6 +252,8 @@ mod tests {
             "fra,syd",
             "--room-policy",
             "via=sin",
+            "--webhook",
+            "http://127.0.0.1:9/hook",
         ];
         let options = Cli::try_parse_from(flags).map(|cli| cli.options).unwrap();
         let layout = Layout::new(&options).unwrap();
@@ -262,6 +267,8 @@ mod tests {
         let control: control_plane::Config = load(&specs[0].config);
         assert_eq!(control.http, loopback(layout.http));
         assert_eq!(control.keys["devkey"].expose(), "secret");
+        let targets = control.webhook_targets().unwrap();
+        assert_eq!(targets[0].url, "http://127.0.0.1:9/hook");
         let edge: edge_node::Config = load(&specs[1].config);
         assert_eq!(edge.http, loopback(layout.nodes[0].http));
         assert_eq!(edge.link_via, wan.via("edge-fra-0"));

@@ -58,6 +58,9 @@ pub(crate) struct Options {
     /// Stops when standard input is closed
     #[arg(long, hide = true)]
     pub(crate) exit_with_parent: bool,
+    /// A URL that is told of events (webhooks); may be given several times
+    #[arg(long, value_name = "URL")]
+    pub(crate) webhook: Vec<String>,
 }
 
 /// On or off.

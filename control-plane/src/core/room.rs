@@ -1,23 +1,25 @@
 //! Rooms of the core: who serves them, their plans and epochs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use livekit_protocol as lk;
 use proto::control::control_message::Message as Down;
-use proto::control::{self, AssignResponse, RoomReport, RoomSummary};
+use proto::control::{self, AssignResponse, RoomClosed, RoomReport, RoomSettings, RoomSummary};
 use proto::{NodeId, RoomName, RoomSid};
 use rand::Rng;
 use rand::distr::Alphanumeric;
 
-use super::{CONFIRM_WITHIN, Core, Output, Timer};
+use super::presence::Presence;
+use super::{CONFIRM_WITHIN, Core, Output, Timer, calls};
 use crate::planner::{self, Decision, Hop, Problem, Request, Role, Solution};
 use crate::registry::SessionId;
 use crate::store::{Change, Fenced, RoomRecord, Update};
 
 /// Length of a room's name in bytes.
-const ROOM_NAME_LENGTH_MAX: usize = 512;
+pub(super) const ROOM_NAME_LENGTH_MAX: usize = 512;
 /// Rooms that may live at once.
-const ROOMS_MAX: usize = 100_000;
+pub(super) const ROOMS_MAX: usize = 100_000;
 /// Epochs stay exact in JSON's numbers. A report beyond is nonsense and must not use up what is left.
 const EPOCH_MAX: u64 = 1 << 53;
 /// Random characters of a session id, 62 values each.
@@ -70,6 +72,12 @@ pub(super) struct Room {
     unsent: bool,
     /// When it ends, if it is empty.
     ends_at: Option<Instant>,
+    /// What applications set it to.
+    pub(super) settings: RoomSettings,
+    /// Who is in it.
+    pub(super) presence: Presence,
+    /// Nobody has been in it yet.
+    unvisited: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,7 +102,35 @@ impl Room {
             addressed: BTreeSet::new(),
             unsent: false,
             ends_at: None,
+            settings: RoomSettings::default(),
+            presence: Presence::default(),
+            unvisited: false,
         }
+    }
+
+    /// How long it stays without edges.
+    fn patience(&self, usual: Duration) -> Duration {
+        let set = if self.unvisited {
+            self.settings.empty_timeout_s
+        } else {
+            self.settings.departure_timeout_s
+        };
+        if set > 0 {
+            Duration::from_secs(set.into())
+        } else {
+            usual
+        }
+    }
+
+    /// Its time without edges begins anew.
+    pub(super) fn wait_anew(&mut self) {
+        self.ends_at = None;
+    }
+
+    /// Takes all edges out of it; its session id, and who they were.
+    pub(super) fn close(&mut self) -> (RoomSid, Vec<NodeId>) {
+        let members = std::mem::take(&mut self.members);
+        (self.sid.clone(), members.into_keys().collect())
     }
 
     /// Whether the room's plan tells this node anything.
@@ -154,14 +190,30 @@ impl Room {
             epoch: self.epoch,
             members: self.members.keys().map(text).collect(),
             next_hops: next_hops.collect(),
+            settings: None,
         }
     }
 
     fn plan_for(&self, room: &RoomName, node: &NodeId) -> control::RoomPlan {
-        self.plan(
-            room,
-            self.solution.hops.get(node).map_or(&[], Vec::as_slice),
-        )
+        let member = self.members.contains_key(node);
+        let hops = self.solution.hops.get(node);
+        control::RoomPlan {
+            settings: member.then(|| self.settings.clone()),
+            ..self.plan(room, hops.map_or(&[], Vec::as_slice))
+        }
+    }
+
+    pub(super) fn summary(&self, room: &RoomName) -> RoomSummary {
+        RoomSummary {
+            room: room.to_string(),
+            room_sid: self.sid.to_string(),
+            epoch: self.epoch,
+            participants: 0,
+            edges: self.members.keys().map(NodeId::to_string).collect(),
+            created_at_ms: self.created_at_ms,
+            settings: Some(self.settings.clone()),
+            publishers: 0,
+        }
     }
 
     fn update(&self, room: &RoomName) -> Update {
@@ -170,28 +222,22 @@ impl Room {
             .hops
             .iter()
             .map(|(node, hops)| (node.clone(), self.plan(room, hops)));
-        let summary = RoomSummary {
-            room: room.to_string(),
-            room_sid: self.sid.to_string(),
-            epoch: self.epoch,
-            participants: 0,
-            edges: self.members.keys().map(NodeId::to_string).collect(),
-            created_at_ms: self.created_at_ms,
-        };
         Update::Room {
-            summary,
+            summary: self.summary(room),
             plans: plans.collect(),
         }
     }
 }
 
 impl Core {
-    /// Makes an edge a member of a room, which begins with its first member.
+    /// Makes an edge a member of a room, which begins with its first member; it is then set to what that one's
+    /// participant brings along.
     pub(super) fn assign(
         &mut self,
         now: Instant,
         node: &NodeId,
         name: &RoomName,
+        room_config: &[u8],
     ) -> Result<AssignResponse, AssignError> {
         let length = name.as_str().len();
         if length == 0 || length > ROOM_NAME_LENGTH_MAX {
@@ -216,7 +262,8 @@ impl Core {
                 return Err(AssignError::Full);
             }
             let sid = self.new_sid();
-            self.begin(now, name, sid);
+            self.begin(now, name, (sid, calls::configured(room_config)));
+            self.tell_started(now, name);
         }
         self.join(now, name, node);
         let room = self.rooms.get(name).ok_or(AssignError::Full)?;
@@ -227,7 +274,7 @@ impl Core {
         })
     }
 
-    fn new_sid(&mut self) -> RoomSid {
+    pub(super) fn new_sid(&mut self) -> RoomSid {
         let random = (&mut self.rng)
             .sample_iter(Alphanumeric)
             .take(SID_CHARACTERS)
@@ -235,7 +282,12 @@ impl Core {
         RoomSid::from("RM_".chars().chain(random).collect::<String>())
     }
 
-    fn begin(&mut self, now: Instant, name: &RoomName, sid: RoomSid) {
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        name: &RoomName,
+        (sid, settings): (RoomSid, RoomSettings),
+    ) {
         let room = Room {
             sid,
             created_at_ms: self.wall_ms(now),
@@ -246,6 +298,9 @@ impl Core {
             addressed: BTreeSet::new(),
             unsent: false,
             ends_at: None,
+            settings,
+            presence: Presence::default(),
+            unvisited: true,
         };
         tracing::info!(room_sid = %room.sid, "room began");
         self.rooms.insert(name.clone(), room);
@@ -291,11 +346,18 @@ impl Core {
             } else {
                 self.new_sid()
             };
-            self.begin(now, &name, sid);
+            self.begin(now, &name, (sid, RoomSettings::default()));
+            self.tell_started(now, &name);
         }
         let Some(room) = self.rooms.get_mut(&name) else {
             return false;
         };
+        if let Some(settings) = &report.settings
+            && settings.version > room.settings.version
+        {
+            // We lost what the room was set to; its edges did not.
+            room.settings = settings.clone();
+        }
         if !serves {
             // A member without participants was just assigned; a relay reports flows; anybody else is late.
             return room.involves(node);
@@ -306,6 +368,7 @@ impl Core {
             room.unsent = true;
         }
         room.ends_at = None;
+        room.unvisited = false;
         room.members.insert(node.clone(), Membership::Certain);
         self.replan(now, &name, None);
         true
@@ -323,7 +386,17 @@ impl Core {
     }
 
     /// An edge's last participant of a room left.
-    pub(super) fn room_closed(&mut self, now: Instant, node: &NodeId, name: &RoomName) {
+    pub(super) fn room_closed(&mut self, now: Instant, node: &NodeId, closed: &RoomClosed) {
+        let name = &RoomName::from(closed.room.as_str());
+        let Some(room) = self.rooms.get_mut(name) else {
+            return;
+        };
+        if !closed.room_sid.is_empty() && closed.room_sid != room.sid.as_str() {
+            // A room of that name that is over; the edge may serve the new one already.
+            return;
+        }
+        let news = room.presence.node_gone(node);
+        self.tell(now, name, news);
         let Some(room) = self.rooms.get_mut(name) else {
             return;
         };
@@ -367,6 +440,11 @@ impl Core {
                 name.clone()
             });
         for name in left.collect::<Vec<_>>() {
+            let news = match self.rooms.get_mut(&name) {
+                Some(room) => room.presence.node_gone(node),
+                None => Vec::new(),
+            };
+            self.tell(now, &name, news);
             self.replan(now, &name, None);
         }
     }
@@ -387,7 +465,7 @@ impl Core {
         let problem = Problem::of(request, &self.topology);
         let solution = planner::solve(&problem);
         if members.is_empty() && room.ends_at.is_none() {
-            let at = now + self.settings.empty_room;
+            let at = now + room.patience(self.settings.empty_room);
             room.ends_at = Some(at);
             self.timers.insert((at, Timer::Empty(name.clone())));
         }
@@ -439,6 +517,7 @@ impl Core {
             // About a room of that name that is gone here.
             return;
         }
+        let begins = fenced.current.is_none();
         let sid = match &fenced.current {
             Some(current) => current.sid.clone(),
             // It ended there. Those who are still here begin another one.
@@ -458,6 +537,9 @@ impl Core {
             }
         }
         tracing::info!(room_sid = %room.sid, epoch = room.epoch, "another replica planned the room");
+        if begins {
+            self.tell_started(now, &fenced.room);
+        }
         self.plan_again(now, &fenced.room);
     }
 
@@ -477,7 +559,14 @@ impl Core {
     /// Ends a room that nobody came back to.
     pub(super) fn end_if_empty(&mut self, now: Instant, name: &RoomName) {
         let due = |room: &&mut Room| room.ends_at.is_some_and(|at| at <= now);
-        let Some(room) = self.rooms.get_mut(name).filter(due) else {
+        if self.rooms.get_mut(name).filter(due).is_some() {
+            self.end(now, name, lk::RoomEndReason::RoomEndIdleTimeout);
+        }
+    }
+
+    pub(super) fn end(&mut self, now: Instant, name: &RoomName, reason: lk::RoomEndReason) {
+        self.tell_finished(now, name, reason);
+        let Some(room) = self.rooms.get(name) else {
             return;
         };
         let (sid, epoch) = (room.sid.clone(), room.epoch);

@@ -1,10 +1,11 @@
 //! The core as a dialogue: inputs in virtual time, what nodes hear in return.
 
-use proto::control::{self, LinkState, Load, ParticipantReport, RoomClosed, RoomPlan};
+use proto::control::{self, LinkState, Load, ParticipantReport, RoomClosed, RoomPlan, RoomReport};
 
 use super::*;
 use crate::config::RoomPolicy;
 
+mod calls;
 mod random;
 
 const GRACE: Duration = Duration::from_secs(2);
@@ -17,6 +18,8 @@ struct Mesh {
     answers: Vec<Result<AssignResponse, AssignError>>,
     heard: BTreeMap<SessionId, Vec<Down>>,
     closed: Vec<SessionId>,
+    answered: Vec<Result<Answer, CallError>>,
+    events: Vec<Event>,
 }
 
 fn settings(policy: RoomPolicy) -> Settings {
@@ -78,6 +81,8 @@ impl Mesh {
             answers: Vec::new(),
             heard: BTreeMap::new(),
             closed: Vec::new(),
+            answered: Vec::new(),
+            events: Vec::new(),
         };
         mesh.input(Input::Restore(saved));
         mesh
@@ -100,6 +105,8 @@ impl Mesh {
                     self.heard.entry(session).or_default().push(message);
                 }
                 Output::Assigned { result, .. } => self.answers.push(result),
+                Output::Answered { result, .. } => self.answered.push(result),
+                Output::Event(event) => self.events.push(event),
                 Output::Close { session, .. } => self.closed.push(session),
                 Output::Timeout(_) => break,
             }
@@ -126,6 +133,7 @@ impl Mesh {
             ticket: Ticket(0),
             node,
             room,
+            room_config: Vec::new(),
         });
         self.answers
             .pop()
@@ -156,7 +164,7 @@ impl Mesh {
     fn plans(&mut self, session: SessionId) -> Vec<RoomPlan> {
         let plan = |message| match message {
             Down::Plan(plan) => Some(plan),
-            Down::Welcome(_) | Down::Peers(_) | Down::Keys(_) => None,
+            Down::Welcome(_) | Down::Peers(_) | Down::Keys(_) | Down::Command(_) => None,
         };
         self.drain(session).into_iter().filter_map(plan).collect()
     }
@@ -237,6 +245,7 @@ fn a_closed_room_shrinks_and_an_empty_one_ends_for_its_relays() {
         syd,
         Up::RoomClosed(RoomClosed {
             room: "R".to_owned(),
+            ..RoomClosed::default()
         }),
     );
     assert!(mesh.plans(syd).is_empty(), "it knows");
@@ -247,6 +256,7 @@ fn a_closed_room_shrinks_and_an_empty_one_ends_for_its_relays() {
         fra,
         Up::RoomClosed(RoomClosed {
             room: "R".to_owned(),
+            ..RoomClosed::default()
         }),
     );
 
@@ -256,6 +266,7 @@ fn a_closed_room_shrinks_and_an_empty_one_ends_for_its_relays() {
         fra,
         Up::RoomClosed(RoomClosed {
             room: "R".to_owned(),
+            ..RoomClosed::default()
         }),
     );
     mesh.pass(Duration::from_secs(21));
@@ -348,6 +359,7 @@ fn a_report_brings_back_a_room_that_was_lost() {
         fra,
         Up::RoomClosed(RoomClosed {
             room: "R".to_owned(),
+            ..RoomClosed::default()
         }),
     );
     mesh.report(fra, "R", 42);
@@ -408,6 +420,7 @@ fn what_could_not_be_saved_is_planned_anew() {
         syd,
         Up::RoomClosed(RoomClosed {
             room: "R".to_owned(),
+            ..RoomClosed::default()
         }),
     );
     let shrunk = mesh.plans(fra).pop().expect("a plan");
@@ -449,6 +462,7 @@ fn late_and_foreign_messages_are_harmless() {
             session,
             Up::RoomClosed(RoomClosed {
                 room: "none".to_owned(),
+                ..RoomClosed::default()
             }),
         );
         mesh.message(session, Up::Room(RoomReport::default()));

@@ -31,10 +31,14 @@ impl rooms_server::Rooms for Rooms {
         request: Request<AssignRequest>,
     ) -> Result<Response<AssignResponse>, Status> {
         let began = Instant::now();
-        let AssignRequest { room, node_id } = request.into_inner();
+        let AssignRequest {
+            room,
+            node_id,
+            room_config,
+        } = request.into_inner();
         let answer = self
             .handle
-            .assign(NodeId::from(node_id), RoomName::from(room))
+            .assign(NodeId::from(node_id), RoomName::from(room), room_config)
             .await;
         self.metrics
             .assign_seconds

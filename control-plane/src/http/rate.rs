@@ -13,6 +13,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
+use super::client_address::client_address;
 use super::error::ApiError;
 
 /// Requests at once, for each one per second that is allowed in the long run: a page loads in a burst.
@@ -107,14 +108,20 @@ pub(super) async fn limit(
     request: Request,
     next: Next,
 ) -> Response {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    if let Some(ConnectInfo(peer)) = peer
-        && let Err(error) = gateway.rates.check_address(peer.ip())
-    {
-        gateway.metrics.rate_limited.inc();
-        return error.into_response();
+    match check(&gateway, &request) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
     }
-    next.run(request).await
+}
+
+/// Counts a request of the client that it is from.
+pub(super) fn check(gateway: &Gateway, request: &Request) -> Result<(), ApiError> {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let Some(ConnectInfo(peer)) = peer else {
+        return Ok(());
+    };
+    let address = client_address(peer.ip(), request.headers(), &gateway.trusted_proxies);
+    gateway.rates.check_address(address).inspect_err(|_| gateway.metrics.rate_limited.inc())
 }
 
 #[cfg(test)]

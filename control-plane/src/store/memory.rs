@@ -43,9 +43,11 @@ struct Room {
 
 impl Room {
     fn summary(&self) -> RoomSummary {
-        let participants: usize = self.reports.values().map(|r| r.participants.len()).sum();
+        let everybody = self.reports.values().flat_map(|r| &r.participants);
+        let publishers = everybody.clone().filter(|p| !p.tracks.is_empty()).count();
         RoomSummary {
-            participants: u32::try_from(participants).unwrap_or(u32::MAX),
+            participants: u32::try_from(everybody.count()).unwrap_or(u32::MAX),
+            publishers: u32::try_from(publishers).unwrap_or(u32::MAX),
             ..self.summary.clone()
         }
     }

@@ -208,7 +208,13 @@ impl Sql {
             Change::Left { participant, at_ms } => {
                 catalogue::end_session(run, participant, *at_ms).await
             }
-            Change::Webhook(webhook) => webhooks::enqueue(run, webhook).await,
+            Change::Webhook(webhook) => {
+                let mut fenced = outcome.fenced.iter();
+                if fenced.any(|fenced| fenced.room == webhook.room) {
+                    return Ok(());
+                }
+                webhooks::enqueue(run, webhook).await
+            }
         }
     }
 }

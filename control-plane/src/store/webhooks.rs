@@ -1,18 +1,19 @@
-//! The queue of events for the application's servers. Each is delivered at least once, those of one room in order.
+//! The queue of events for the application's servers. Each is delivered at least once to every URL, those of one
+//! room in order.
 
 use futures_util::future::BoxFuture;
 use proto::RoomName;
 
 use super::Error;
 
-/// An event to be delivered.
+/// An event to be delivered to one URL.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Webhook {
-    /// Its id, `EV_…`: the same with every attempt, so that receivers can tell a repetition.
+    /// The event's id, `EV_…`: the same with every attempt, so that receivers can tell a repetition.
     pub id: String,
-    /// Whose servers are to hear of it.
-    pub project: String,
-    /// The room whose events are kept in order.
+    /// What stands for the URL. With the id it names this delivery.
+    pub target: String,
+    /// The room whose events for a target are kept in order.
     pub room: RoomName,
     /// Its kind, for example `participant_joined`.
     pub event: String,
@@ -46,23 +47,35 @@ pub struct Claim<'a> {
     pub limit: u32,
 }
 
+/// How an event that was not delivered goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Again<'a> {
+    /// When it is due again, milliseconds since the Unix epoch.
+    pub due_at_ms: u64,
+    /// What went wrong.
+    pub error: &'a str,
+}
+
 /// The queue. Events come in by [`super::Change::Webhook`], in one transaction with what they tell of.
 pub trait Outbox {
-    /// Claims events that are due: of each room the oldest one, if nobody else has it. Later ones of that room wait until
+    /// Claims events that are due: of each room the oldest one for each target, if nobody else has it. Later ones of that room wait until
     /// it is done.
     fn claim<'a>(&'a self, claim: Claim<'a>) -> BoxFuture<'a, Result<Vec<Delivery>, Error>>;
 
     /// Takes a delivered event out. False when the worker's lease had passed to another one.
-    fn delivered<'a>(&'a self, id: &'a str, worker: &'a str) -> BoxFuture<'a, Result<bool, Error>>;
+    fn delivered<'a>(
+        &'a self,
+        webhook: &'a Webhook,
+        worker: &'a str,
+    ) -> BoxFuture<'a, Result<bool, Error>>;
 
-    /// Gives an event back, to be tried again from `due_at_ms` on. False when the worker's lease had passed to another
+    /// Gives an event back, to be tried again later. False when the worker's lease had passed to another
     /// one.
     fn reschedule<'a>(
         &'a self,
-        id: &'a str,
+        webhook: &'a Webhook,
         worker: &'a str,
-        due_at_ms: u64,
-        error: &'a str,
+        again: Again<'a>,
     ) -> BoxFuture<'a, Result<bool, Error>>;
 
     /// How many events wait.

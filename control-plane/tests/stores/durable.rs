@@ -131,7 +131,7 @@ async fn a_transaction_is_all_or_nothing(twin: &Twin<'_>) {
 fn webhook(id: &str, room: &str) -> Webhook {
     Webhook {
         id: id.to_owned(),
-        project: "default".to_owned(),
+        target: "t".to_owned(),
         room: room.into(),
         event: "room_started".to_owned(),
         payload: "{}".to_owned(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control_plane::store::webhooks::{Claim, Webhook};
+use control_plane::store::webhooks::{Again, Claim, Webhook};
 use control_plane::store::{Change, Durable as _, Outbox as _};
 
 use crate::twin::Twin;
@@ -15,15 +15,19 @@ crate::suite! {
     workers_share_the_work,
 }
 
-fn event(id: &str, project: &str, room: &str) -> Change {
-    Change::Webhook(Webhook {
+fn webhook(id: &str, target: &str, room: &str) -> Webhook {
+    Webhook {
         id: id.to_owned(),
-        project: project.to_owned(),
+        target: target.to_owned(),
         room: room.into(),
         event: "participant_joined".to_owned(),
         payload: format!("{{\"id\":\"{id}\"}}"),
         created_at_ms: 100,
-    })
+    }
+}
+
+fn event(id: &str, target: &str, room: &str) -> Change {
+    Change::Webhook(webhook(id, target, room))
 }
 
 fn claim(worker: &str, now_ms: u64) -> Claim<'_> {
@@ -41,8 +45,8 @@ async fn events_of_a_room_come_in_order(twin: &Twin<'_>) {
         event("EV_1", "p", "R"),
         event("EV_2", "p", "R"),
         event("EV_3", "p", "S"),
-        // A room of the same name of another project.
-        event("EV_4", "q", "R"),
+        // The first one again, for another URL.
+        event("EV_1", "q", "R"),
     ];
     store.save(&changes).await.expect("saves");
     assert_eq!(
@@ -52,19 +56,21 @@ async fn events_of_a_room_come_in_order(twin: &Twin<'_>) {
     );
     let first = store.claim(claim("w", 100)).await.expect("claims");
     let ids: Vec<_> = first.iter().map(|d| d.webhook.id.as_str()).collect();
-    assert_eq!(ids, ["EV_1", "EV_3", "EV_4"]);
+    assert_eq!(ids, ["EV_1", "EV_1", "EV_3"]);
     assert_eq!(first[0].attempts, 1);
     assert_eq!(first[0].webhook.payload, "{\"id\":\"EV_1\"}");
     // The next of a room only when the first is done.
     assert_eq!(store.claim(claim("w", 100)).await.expect("claims"), []);
-    assert!(store.delivered("EV_1", "w").await.expect("done"));
+    assert!(store.delivered(&webhook("EV_1", "p", "R"), "w").await.expect("done"));
     let next = store.claim(claim("w", 100)).await.expect("claims");
     assert_eq!(next.len(), 1);
     assert_eq!(next[0].webhook.id, "EV_2");
-    for id in ["EV_2", "EV_3", "EV_4"] {
-        assert!(store.delivered(id, "w").await.expect("done"));
+    let last = webhook("EV_1", "q", "R");
+    for delivery in next.iter().chain(&first[1..]) {
+        let done = store.delivered(&delivery.webhook, "w").await;
+        assert!(done.expect("done"));
     }
-    assert!(!store.delivered("EV_4", "w").await.expect("done"), "once");
+    assert!(!store.delivered(&last, "w").await.expect("done"), "once");
     assert_eq!(store.backlog().await.expect("counts"), 0);
     // Known ids do not come back, until they are so old that nobody sends them again.
     store.save(&[event("EV_1", "p", "R")]).await.expect("saves");
@@ -82,16 +88,17 @@ async fn a_lease_ends_and_another_worker_takes_over(twin: &Twin<'_>) {
     let taken = store.claim(claim("b", 1_100)).await.expect("claims");
     assert_eq!((taken.len(), taken[0].attempts), (1, 2));
     assert_eq!(taken[0].webhook.id, "EV_1", "the id is the same");
+    let first = webhook("EV_1", "p", "R");
     // The first one comes too late with its news.
-    assert!(!store.delivered("EV_1", "a").await.expect("answers"));
-    assert!(
-        !store
-            .reschedule("EV_1", "a", 5_000, "x")
-            .await
-            .expect("answers")
-    );
+    assert!(!store.delivered(&first, "a").await.expect("answers"));
+    let again = Again {
+        due_at_ms: 5_000,
+        error: "x",
+    };
+    let late = store.reschedule(&first, "a", again).await;
+    assert!(!late.expect("answers"));
     assert_eq!(store.backlog().await.expect("counts"), 1);
-    assert!(store.delivered("EV_1", "b").await.expect("answers"));
+    assert!(store.delivered(&first, "b").await.expect("answers"));
 }
 
 async fn an_event_that_failed_holds_back_its_room_alone(twin: &Twin<'_>) {
@@ -103,9 +110,13 @@ async fn an_event_that_failed_holds_back_its_room_alone(twin: &Twin<'_>) {
     ];
     store.save(&changes).await.expect("saves");
     assert_eq!(store.claim(claim("w", 100)).await.expect("claims").len(), 2);
-    let again = store.reschedule("EV_1", "w", 500, "it said 503").await;
-    assert!(again.expect("answers"));
-    assert!(store.delivered("EV_3", "w").await.expect("answers"));
+    let again = Again {
+        due_at_ms: 500,
+        error: "it said 503",
+    };
+    let given = store.reschedule(&webhook("EV_1", "p", "R"), "w", again);
+    assert!(given.await.expect("answers"));
+    assert!(store.delivered(&webhook("EV_3", "p", "S"), "w").await.expect("answers"));
     assert_eq!(store.claim(claim("w", 499)).await.expect("claims"), []);
     let later = store.claim(claim("v", 500)).await.expect("claims");
     assert_eq!(later.len(), 1);
@@ -145,7 +156,7 @@ async fn workers_share_the_work(twin: &Twin<'_>) {
                         delivery.webhook.room.to_string(),
                         delivery.webhook.id.clone(),
                     ));
-                    let taken = store.delivered(&delivery.webhook.id, &worker).await;
+                    let taken = store.delivered(&delivery.webhook, &worker).await;
                     assert!(taken.expect("answers"), "nobody else had it");
                 }
             }

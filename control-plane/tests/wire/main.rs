@@ -5,8 +5,10 @@
     reason = "nodes wait for one kind of message"
 )]
 
+mod api;
 mod explain;
 mod gateway;
 mod plane;
 mod services;
 mod signal;
+mod webhooks;

@@ -99,6 +99,7 @@ impl Plane {
         let request = AssignRequest {
             room: room.to_owned(),
             node_id: node.to_owned(),
+            room_config: Vec::new(),
         };
         let mut client = RoomsClient::new(self.channel().await);
         client

@@ -23,7 +23,7 @@ fn report(room: &str, epoch: u64, identity: &str) -> RoomReport {
         room_sid: "RM_unknown".to_owned(),
         epoch,
         participants: vec![participant],
-        flows: Vec::new(),
+        ..RoomReport::default()
     }
 }
 
@@ -77,6 +77,7 @@ async fn nodes_hear_of_keys_peers_and_plans() {
 
     syd.say(Up::RoomClosed(RoomClosed {
         room: "R".to_owned(),
+        room_sid: String::new(),
     }))
     .await;
     let shrunk = fra.plan_of(1).await;
@@ -227,6 +228,7 @@ async fn epochs_grow_over_a_restart_and_rooms_come_back() {
         plane.assign("edge-syd", "R").await.expect("a plan");
         syd.say(Up::RoomClosed(RoomClosed {
             room: "R".to_owned(),
+            room_sid: String::new(),
         }))
         .await;
     }

@@ -1,11 +1,14 @@
 //! One room as one edge knows it: the authority over its own participants, a replica of everybody else's.
 
 mod backup;
+pub mod commands;
+mod forward;
 mod join;
 mod messages;
 mod quality;
 mod replica;
 mod report;
+mod settings;
 mod speakers;
 mod streams;
 mod subscriptions;
@@ -22,17 +25,22 @@ use livekit_protocol as lk;
 use lk::leave_request::Action;
 use lk::signal_response::Message as Response;
 use media::router::{TrackKey, TransportReport};
+use proto::control::RoomSettings;
 use proto::{Identity, NodeId, ParticipantSid, RoomName, RoomSid, TrackSid};
 
 use super::session::Now;
 use super::signal;
 use super::token::Permissions;
 use super::track::Track;
+use commands::Calls;
 use quality::Quality;
 use replica::Replicas;
+use report::Told;
 use speakers::Speakers;
 
-pub use join::Join;
+pub use commands::{Answer, Command, RpcReply};
+pub use forward::Mirror;
+pub use join::{Join, Moving};
 
 /// What a session tells its room.
 #[derive(Debug)]
@@ -62,6 +70,8 @@ pub enum FromSession {
         /// A stamped `livekit.DataPacket`.
         payload: Bytes,
     },
+    /// What the participant says to a call of an application's server, by the call's id.
+    Reply(String, RpcReply),
     /// The client came back and wants to know everything again.
     Resync,
     /// The participant leaves.
@@ -92,6 +102,8 @@ pub enum ToSession {
     },
     /// What the participant may do changed.
     Permissions(Permissions),
+    /// A track of the participant is muted, or no more.
+    Mute(TrackSid, bool),
     /// End the session.
     Close {
         /// What the client should do.
@@ -143,6 +155,14 @@ pub enum Input {
         /// All of them, ourselves included.
         edges: Vec<NodeId>,
     },
+    /// What the room is set to, by the newest plan.
+    Settings(RoomSettings),
+    /// Something that an application's server wants done; the number is of the answer.
+    Command(u64, Box<Command>),
+    /// How a participant of another room is that is shown here.
+    Mirror(Box<Mirror>),
+    /// Another room shows a participant of ours, by its session id there, no more.
+    ForwardEnded(ParticipantSid),
     /// A link to another node came up or went down.
     Link {
         /// The node.
@@ -185,6 +205,18 @@ pub enum Output {
     Changed,
     /// The last participant of ours left.
     Empty,
+    /// The answer to a command.
+    Answer(u64, Answer),
+    /// By that command, a participant that has just left goes on in another room.
+    Move(u64, ParticipantSid, Box<Moving>),
+    /// A participant of ours is to be shown in another room.
+    Forward(RoomName, Box<Mirror>),
+    /// A participant of that room is shown here no more.
+    ForwardEnded(RoomName, ParticipantSid),
+    /// A track of another room of this edge is to be had in this one, from other edges too.
+    OfferTrack(Arc<Track>),
+    /// And no more.
+    WithdrawTrack(TrackKey),
 }
 
 /// What a room is made with.
@@ -256,6 +288,12 @@ struct Local {
     /// Subscriptions that its path has no room for.
     paused: BTreeSet<TrackSid>,
     quality: Quality,
+    /// Its client can be told to go elsewhere.
+    signals: bool,
+    /// The room that it is forwarded from; it has no session here then.
+    forwarded_from: Option<RoomName>,
+    /// Rooms that it is forwarded to, and its session ids there.
+    forwards: BTreeMap<RoomName, ParticipantSid>,
 }
 
 /// One room.
@@ -278,6 +316,14 @@ pub struct Room {
     dirty: bool,
     version: u64,
     last_state: Option<Instant>,
+    /// What applications set the room to.
+    settings: RoomSettings,
+    /// Calls of servers that wait for participants.
+    calls: Calls,
+    /// Forwardings that ended lately.
+    forwards_ended: VecDeque<ParticipantSid>,
+    /// What the control plane knows.
+    told: Told,
     outputs: VecDeque<Output>,
 }
 
@@ -298,6 +344,10 @@ impl Room {
             dirty: false,
             version: 0,
             last_state: None,
+            settings: RoomSettings::default(),
+            calls: Calls::default(),
+            forwards_ended: VecDeque::new(),
+            told: Told::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -315,11 +365,18 @@ impl Room {
                 paused,
             } => self.stream_state(&participant, track, paused),
             Input::Reports(reports) => self.take_reports(&reports),
-            Input::State(state) => self.apply_state(now, &state),
+            Input::State(state) => {
+                self.apply_state(now, &state);
+                self.enforce_limit(now);
+            }
             Input::Speakers(speakers) => self.apply_speakers_of(&speakers),
             Input::Gone(origin) => self.forget_origin(&origin),
             Input::Data(data) => self.deliver_remote_data(&data),
             Input::Members { epoch, edges } => self.set_members(now, epoch, &edges),
+            Input::Settings(settings) => self.set(settings),
+            Input::Command(id, command) => self.command(now, id, *command),
+            Input::Mirror(mirror) => self.apply_mirror(now, *mirror),
+            Input::ForwardEnded(sid) => self.forward_ended(&sid),
             Input::Link { peer, up } => self.replicas.link(now.instant, &peer, up),
             Input::Tick => self.tick(now),
         }
@@ -338,6 +395,11 @@ impl Room {
             .participants
             .values()
             .any(|p| matches!(p.home, Home::Local(_)))
+    }
+
+    /// Its session id.
+    pub fn sid(&self) -> &RoomSid {
+        &self.config.sid
     }
 
     /// The epoch of the plan in force.
@@ -376,6 +438,7 @@ impl Room {
             } => {
                 self.send_data(sid, reliable, &destinations, &payload);
             }
+            FromSession::Reply(call, reply) => self.take_reply(sid, &call, reply),
             FromSession::Resync => self.resync(sid),
             FromSession::Leave(reason) => self.leave(now, sid, reason),
         }
@@ -394,20 +457,7 @@ impl Room {
             return;
         };
         let info = &mut participant.info;
-        if !update.metadata.is_empty() {
-            info.metadata.clone_from(&update.metadata);
-        }
-        if !update.name.is_empty() {
-            info.name.clone_from(&update.name);
-        }
-        #[expect(clippy::iter_over_hash_type, reason = "each key is set on its own")]
-        for (key, value) in &update.attributes {
-            if value.is_empty() {
-                info.attributes.remove(key);
-            } else {
-                info.attributes.insert(key.clone(), value.clone());
-            }
-        }
+        commands::describe(info, (&update.name, &update.metadata), &update.attributes);
         self.participant_changed(sid);
         let id = update.request_id;
         let request = lk::request_response::Request::UpdateMetadata(update);
@@ -435,13 +485,17 @@ impl Room {
         } else {
             self.tell_all(&signal::update(vec![info]));
         }
+        self.mirror(sid, None);
     }
 
     /// A participant of ours leaves: everybody hears, its tracks end.
     fn leave(&mut self, now: Now, sid: &ParticipantSid, reason: lk::DisconnectReason) {
+        self.mirror(sid, Some(reason));
         let Some(mut participant) = self.participants.remove(sid) else {
             return;
         };
+        self.stop_forwarding(sid, &participant);
+        self.told.departed(now.instant, &participant.info, reason);
         for track in participant.tracks.values() {
             self.speakers.forget(track.key);
             self.end_track(&track.sid);
@@ -452,6 +506,7 @@ impl Room {
         participant.info.disconnect_reason = reason as i32;
         participant.info.version += 1;
         participant.info.tracks.clear();
+        self.end_calls(sid);
         if !participant
             .info
             .permission
@@ -494,6 +549,9 @@ impl Room {
             name: self.config.name.to_string(),
             creation_time: self.config.created_at_ms / 1000,
             creation_time_ms: self.config.created_at_ms,
+            empty_timeout: self.settings.empty_timeout_s,
+            departure_timeout: self.settings.departure_timeout_s,
+            max_participants: self.settings.max_participants,
             metadata: self.metadata.clone(),
             num_participants: u32::try_from(count).unwrap_or(u32::MAX),
             num_publishers: u32::try_from(publishers).unwrap_or(u32::MAX),
@@ -534,6 +592,7 @@ impl Room {
         }
         self.tick_speakers(now);
         self.tick_quality(now);
+        self.tick_calls(now);
     }
 
     fn set_members(&mut self, now: Now, epoch: u64, edges: &[NodeId]) {

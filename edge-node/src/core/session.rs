@@ -5,6 +5,7 @@ mod data;
 mod dynacast;
 mod negotiate;
 mod publish;
+mod relocate;
 mod subscribe;
 #[cfg(test)]
 mod tests;
@@ -354,7 +355,8 @@ impl Session {
             ToSession::Data { reliable, payload } => {
                 self.outputs.push_back(Output::Data { reliable, payload });
             }
-            ToSession::Permissions(permissions) => self.config.permissions = permissions,
+            ToSession::Permissions(permissions) => self.permit(now, permissions),
+            ToSession::Mute(sid, muted) => self.mute_by_server(&sid, muted),
             ToSession::Close { action, reason } => {
                 self.signal(signal::leave(action, reason));
                 self.outputs.push_back(Output::Close);

@@ -15,6 +15,7 @@ use relay::{MeshCommand, MeshEvent, MeshHandle, PeerInfo};
 use tokio::sync::mpsc;
 
 use super::client_rtts::ClientRtts;
+use super::commands;
 use super::edge::{Keys, SharedEdge};
 use super::media_plane::PlaneEvent;
 use super::metrics::Metrics;
@@ -65,6 +66,7 @@ pub async fn follow_control(edge: SharedEdge, mut messages: mpsc::Receiver<Contr
                 edge.keys.store(Arc::new(keys));
             }
             Some(FromControl::Plan(plan)) => take_plan(&edge, plan),
+            Some(FromControl::Command(command)) => commands::take(&edge, command),
             None => {}
         }
     }
@@ -97,6 +99,10 @@ fn from_plane(edge: &SharedEdge, event: PlaneEvent) {
     match event {
         PlaneEvent::AudioLevel { track, level, .. } => {
             let level_dbov = level;
+            for room in edge.tracks.shared(track) {
+                let input = Input::AudioLevel { track, level_dbov };
+                post(edge, &room, Mail::Event(Box::new(input)));
+            }
             to_track(edge, track, Input::AudioLevel { track, level_dbov });
         }
         PlaneEvent::Demand { track, streams } => {

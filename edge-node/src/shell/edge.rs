@@ -97,10 +97,15 @@ pub fn unix_s() -> u64 {
     u64::try_from(now().unix_ms / 1000).unwrap_or(0)
 }
 
+/// A further room that shows a track.
+type Sharer = (RoomName, mpsc::Sender<RoomMail>);
+
 /// Which room a track on the media plane belongs to.
 #[derive(Debug, Default)]
 pub struct Tracks {
     rooms: Mutex<HashMap<TrackKey, mpsc::Sender<RoomMail>>>,
+    /// Further rooms that show a track.
+    shared: Mutex<HashMap<TrackKey, Vec<Sharer>>>,
 }
 
 impl Tracks {
@@ -110,6 +115,30 @@ impl Tracks {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(track, room);
+    }
+
+    /// Another room shows the track too.
+    pub fn share(&self, track: TrackKey, name: RoomName, room: mpsc::Sender<RoomMail>) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.entry(track).or_default().push((name, room));
+    }
+
+    /// That room shows it no more.
+    pub fn unshare(&self, track: TrackKey, name: &RoomName) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rooms) = shared.get_mut(&track) {
+            rooms.retain(|(room, _)| room != name);
+            if rooms.is_empty() {
+                shared.remove(&track);
+            }
+        }
+    }
+
+    /// The further rooms that show a track.
+    pub fn shared(&self, track: TrackKey) -> Vec<mpsc::Sender<RoomMail>> {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let rooms = shared.get(&track).map(Vec::as_slice).unwrap_or_default();
+        rooms.iter().map(|(_, room)| room.clone()).collect()
     }
 
     /// The track ended.

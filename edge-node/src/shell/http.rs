@@ -229,7 +229,8 @@ async fn validate(
     query: &str,
 ) -> Result<&'static str, Refusal> {
     let checked = check(edge, path, headers, query).map_err(|refusal| refusal.counted(edge))?;
-    match edge.rooms.enter(edge, &checked.grants.room).await {
+    let config = checked.grants.room_configuration();
+    match edge.rooms.enter(edge, &checked.grants.room, &config).await {
         Ok(_) => Ok("success"),
         Err(error) => Err(unavailable(&error).counted(edge)),
     }
@@ -295,7 +296,9 @@ async fn connect(
         };
         return Err(full.counted(&edge));
     }
-    let entered = edge.rooms.enter(&edge, &checked.grants.room).await;
+    let config = checked.grants.room_configuration();
+    let room = &checked.grants.room;
+    let entered = edge.rooms.enter(&edge, room, &config).await;
     entered.map_err(|error| unavailable(&error).counted(&edge))?;
     tracing::debug!(%peer, "signalling connection");
     Ok(upgrade.on_upgrade(move |socket| join(edge, checked, socket)))
@@ -320,6 +323,8 @@ async fn join(edge: SharedEdge, checked: Checked, socket: WebSocket) {
         auto_subscribe: parameters.auto_subscribe,
         client: parameters.client.clone(),
         ice_servers: ice_servers.clone(),
+        signals: true,
+        moved: None,
     };
     let room = rooms::join(&edge, &grants.room, request, mailbox).await;
     let Some(room) = room else {

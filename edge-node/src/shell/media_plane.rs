@@ -165,6 +165,17 @@ impl MediaPlane {
             .change(|wiring| wiring.publish(track, from, name, config));
     }
 
+    /// A local track is to be had in another room too, under that name.
+    pub fn share_track(&self, track: TrackKey, name: (RoomName, TrackSid)) {
+        self.plane.change(|wiring| wiring.share_track(track, name));
+    }
+
+    /// And no more.
+    pub fn unshare_track(&self, track: TrackKey, room: RoomName) {
+        self.plane
+            .change(|wiring| wiring.unshare_track(track, room));
+    }
+
     /// A track of another edge appears: room, track and the edge it is published at. It is asked of the mesh while somebody
     /// here wants it. `config.source` is set here.
     pub fn add_remote_track(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use media::router::TrackKey;
+use proto::control::command_error::Code;
 use proto::control::node_message::Message as ToControl;
 use proto::control::{FlowReport, RoomReport};
 use proto::{Identity, NodeId, ParticipantSid, RoomName, RoomSid};
@@ -11,11 +12,16 @@ use relay::{MeshCommand, RoomPlan};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::commands::{self, ForRoom};
 use super::edge::{self, OpenError, SharedEdge};
+use super::forward::{self, Forwards};
 use super::rooms::Mailbox;
-use super::session::Mail as SessionMail;
+use super::session::{Mail as SessionMail, Relocation};
 use super::socket::Socket;
-use crate::core::room::{Config, FromSession, Input, Join, Output, Room, ToSession};
+use crate::core::room::commands::error;
+use crate::core::room::{
+    Command, Config, FromSession, Input, Join, Moving, Output, Room, ToSession,
+};
 
 /// Mail waiting for one room. Sessions wait for a place; events of the media plane are dropped beyond it.
 const MAILBOX: usize = 4096;
@@ -27,6 +33,11 @@ const TICK: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_secs(3);
 /// Reports to the control plane are at least this far apart.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Everything is said again at least this often, for a control plane that lost track.
+const FULL_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a room that could not tell the control plane who left stays open for that.
+const UNTOLD_LINGER: Duration = Duration::from_secs(60);
 
 /// How often the links are looked at for the report.
 const FLOW_INTERVAL: Duration = Duration::from_secs(1);
@@ -57,14 +68,16 @@ pub enum Mail {
     Report,
     /// The edge stops.
     Shutdown,
+    /// The control plane wants something done.
+    Command(ForRoom),
 }
 
 /// Asks the control plane for the room and starts its task.
 ///
 /// # Errors
 /// When the control plane cannot be asked.
-pub async fn open(edge: &SharedEdge, name: &RoomName) -> Result<Mailbox, OpenError> {
-    let assigned = edge.control.assign(name).await;
+pub async fn open(edge: &SharedEdge, name: &RoomName, config: &[u8]) -> Result<Mailbox, OpenError> {
+    let assigned = edge.control.assign(name, config).await;
     let assigned = assigned.map_err(|source| OpenError::Control {
         room: name.clone(),
         source,
@@ -88,8 +101,10 @@ pub async fn open(edge: &SharedEdge, name: &RoomName) -> Result<Mailbox, OpenErr
         room,
         mailbox: mailbox.clone(),
         sessions: BTreeMap::new(),
-        report_due: false,
-        reported_at: None,
+        moves: BTreeMap::new(),
+        forwards: Forwards::default(),
+        deleted: false,
+        reporting: Reporting::default(),
         flows: Vec::new(),
         flows_at: Instant::now(),
         empty_since: Some(Instant::now()),
@@ -101,14 +116,33 @@ pub async fn open(edge: &SharedEdge, name: &RoomName) -> Result<Mailbox, OpenErr
     Ok(mailbox)
 }
 
+/// What is known of the last report.
+#[derive(Default)]
+struct Reporting {
+    /// Something may be new.
+    due: bool,
+    /// The next one says everything.
+    full: bool,
+    at: Option<Instant>,
+    full_at: Option<Instant>,
+    /// Session with the control plane that the last one went into.
+    session: u64,
+    flows_changed: bool,
+}
+
 struct Task {
     edge: SharedEdge,
     name: RoomName,
     room: Room,
     mailbox: Mailbox,
     sessions: BTreeMap<ParticipantSid, mpsc::Sender<SessionMail>>,
-    report_due: bool,
-    reported_at: Option<Instant>,
+    /// Where participants go that are on their way to another room, by command.
+    moves: BTreeMap<u64, RoomName>,
+    /// Rooms that participants are forwarded to.
+    forwards: Forwards,
+    /// The room is over, whoever comes next gets another one.
+    deleted: bool,
+    reporting: Reporting,
     /// What crosses our links for the room, as last looked at.
     flows: Vec<FlowReport>,
     flows_at: Instant,
@@ -134,7 +168,7 @@ impl Task {
             }
             self.drain();
             self.look_at_flows();
-            self.report();
+            self.report(false);
             if self.is_over() && self.edge.rooms.close(&self.name, &mut mail) {
                 self.close();
                 return;
@@ -171,7 +205,11 @@ impl Task {
             }
             Mail::Event(input) => self.room.handle_input(now, *input),
             Mail::Plan(plan) => self.apply_plan(&plan),
-            Mail::Report => self.report_due = true,
+            Mail::Report => {
+                self.reporting.due = true;
+                self.reporting.full = true;
+            }
+            Mail::Command(command) => self.command(command),
             Mail::Shutdown => self.shut_down(),
         }
     }
@@ -188,7 +226,7 @@ impl Task {
                 Ok(()) => return,
                 Err(error) => match error.into_inner() {
                     SessionMail::Attach(socket) => socket,
-                    SessionMail::Room(_) => return,
+                    SessionMail::Room(_) | SessionMail::Move(_) => return,
                 },
             },
         };
@@ -208,40 +246,113 @@ impl Task {
     }
 
     /// Hands the core's outputs on; what is for one session goes as one mail.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the others are told to the planes"
+    )]
     fn drain(&mut self) {
         let mut mails: BTreeMap<ParticipantSid, Vec<ToSession>> = BTreeMap::new();
+        let mut answers = Vec::new();
         while let Some(output) = self.room.poll_output() {
             match output {
                 Output::Session(sid, message) => mails.entry(sid).or_default().push(message),
-                Output::AddRemoteTrack { track, origin } => {
-                    let config = track.config();
-                    let name = (self.name.clone(), track.mesh_sid.clone(), origin);
-                    self.edge.tracks.insert(track.key, self.mailbox.clone());
-                    self.edge.reports.name(track.key, track.sid.clone());
-                    self.edge.plane.add_remote_track(track.key, name, config);
-                }
-                Output::RemoveRemoteTrack(track) => self.remove_track(track),
-                Output::State(state) => self
-                    .edge
-                    .plane
-                    .mesh()
-                    .command(MeshCommand::RoomState(state)),
-                Output::Speakers(speakers) => self
-                    .edge
-                    .plane
-                    .mesh()
-                    .command(MeshCommand::Speakers(speakers)),
-                Output::Speaking { track, speaking } => {
-                    self.edge.plane.set_speaking(track, speaking);
-                }
-                Output::Data(data) => self.edge.plane.mesh().command(MeshCommand::Data(data)),
-                Output::Changed => self.report_due = true,
+                Output::Changed => self.reporting.due = true,
                 Output::Empty => self.empty_since = Some(Instant::now()),
+                Output::Answer(id, answer) => answers.push((id, answer)),
+                Output::Forward(room, mirror) => self.forwards.send(&self.edge, room, mirror),
+                Output::ForwardEnded(room, sid) => forward::ended(&self.edge, &room, sid),
+                Output::Move(id, sid, moving) => {
+                    // What ends here has to be said first.
+                    if let Some(messages) = mails.remove(&sid) {
+                        self.deliver(&sid, messages);
+                    }
+                    self.move_on(id, &sid, moving);
+                }
+                other => self.tell_planes(other),
             }
         }
         for (sid, messages) in mails {
             self.deliver(&sid, messages);
         }
+        if answers.is_empty() {
+            return;
+        }
+        // Who asks again after the answer is to find what it says.
+        self.report(true);
+        for (id, answer) in answers {
+            commands::answer(&self.edge, id, answer);
+        }
+    }
+
+    /// What is for the media plane and the mesh.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the others are the caller's"
+    )]
+    fn tell_planes(&self, output: Output) {
+        let mesh = self.edge.plane.mesh();
+        match output {
+            Output::AddRemoteTrack { track, origin } => {
+                let config = track.config();
+                let name = (self.name.clone(), track.mesh_sid.clone(), origin);
+                self.edge.tracks.insert(track.key, self.mailbox.clone());
+                self.edge.reports.name(track.key, track.sid.clone());
+                self.edge.plane.add_remote_track(track.key, name, config);
+            }
+            Output::RemoveRemoteTrack(track) => self.remove_track(track),
+            Output::State(state) => mesh.command(MeshCommand::RoomState(state)),
+            Output::Speakers(speakers) => mesh.command(MeshCommand::Speakers(speakers)),
+            Output::Speaking { track, speaking } => {
+                self.edge.plane.set_speaking(track, speaking);
+            }
+            Output::Data(data) => mesh.command(MeshCommand::Data(data)),
+            Output::OfferTrack(track) => {
+                let (room, mailbox) = (self.name.clone(), self.mailbox.clone());
+                self.edge.tracks.share(track.key, room.clone(), mailbox);
+                let name = (room, track.mesh_sid.clone());
+                self.edge.plane.share_track(track.key, name);
+            }
+            Output::WithdrawTrack(track) => {
+                self.edge.tracks.unshare(track, &self.name);
+                self.edge.plane.unshare_track(track, self.name.clone());
+            }
+            _ => {}
+        }
+    }
+
+    fn command(&mut self, command: ForRoom) {
+        let ForRoom {
+            id,
+            sid,
+            command,
+            destination,
+        } = command;
+        if !sid.as_str().is_empty() && sid != *self.room.sid() {
+            let text = "the edge serves another room of that name";
+            let error = error(Code::NotFound, text);
+            return commands::answer(&self.edge, id, Err(error));
+        }
+        self.deleted |= matches!(*command, Command::Delete);
+        if let Some(destination) = destination {
+            self.moves.insert(id, destination);
+        }
+        let input = Input::Command(id, command);
+        self.room.handle_input(edge::now(), input);
+        self.drain();
+        self.moves.remove(&id);
+    }
+
+    /// Has a participant's session go on in another room.
+    fn move_on(&mut self, id: u64, sid: &ParticipantSid, moving: Box<Moving>) {
+        let (Some(session), Some(room)) = (self.sessions.get(sid), self.moves.remove(&id)) else {
+            return;
+        };
+        let sent = session.try_send(SessionMail::Move(Box::new(Relocation { room, moving })));
+        if sent.is_err() {
+            let dropped = &self.edge.metrics.dropped;
+            dropped.with_label_values(&["session_stuck"]).inc();
+        }
+        self.forget_session(sid);
     }
 
     fn deliver(&mut self, sid: &ParticipantSid, messages: Vec<ToSession>) {
@@ -298,7 +409,11 @@ impl Task {
             edges,
         };
         self.room.handle_input(edge::now(), members);
-        self.report_due = true;
+        if let Some(settings) = &plan.settings {
+            let settings = Input::Settings(settings.clone());
+            self.room.handle_input(edge::now(), settings);
+        }
+        self.reporting.due = true;
     }
 
     /// Notices when other tracks cross our links than before.
@@ -311,35 +426,56 @@ impl Task {
         let flows = rooms.remove(&self.name).unwrap_or_default();
         if flows != self.flows {
             self.flows = flows;
-            self.report_due = true;
+            self.reporting.due = true;
+            self.reporting.flows_changed = true;
         }
     }
 
-    /// Tells the control plane what changed, not too often.
-    fn report(&mut self) {
-        let recent = self
-            .reported_at
-            .is_some_and(|at| at.elapsed() < REPORT_INTERVAL);
-        if !self.report_due || recent {
+    /// Tells the control plane what changed; not too often, unless somebody waits for it.
+    fn report(&mut self, at_once: bool) {
+        let within = |at: Option<Instant>, interval| at.is_some_and(|at| at.elapsed() < interval);
+        let wanted = at_once || (self.reporting.due && !within(self.reporting.at, REPORT_INTERVAL));
+        if !wanted {
             return;
         }
-        self.report_due = false;
-        self.reported_at = Some(Instant::now());
+        let session = self.edge.control.session();
+        let full = self.reporting.full
+            || session != self.reporting.session
+            || !within(self.reporting.full_at, FULL_INTERVAL);
+        let (report, news) = self.room.report(edge::now(), full);
+        let flows_changed = std::mem::take(&mut self.reporting.flows_changed);
+        self.reporting.due = false;
+        if !full && !news && !flows_changed {
+            return;
+        }
+        let now = Some(Instant::now());
+        self.reporting.at = now;
         let report = RoomReport {
             flows: self.flows.clone(),
-            ..self.room.report()
+            ..report
         };
-        if let Err(error) = self.edge.control.send(ToControl::Room(report)) {
-            // Everything is said again once there is a session.
-            tracing::debug!(%error, "room report not sent");
+        let sent = self.edge.control.send(ToControl::Room(report));
+        if sent.is_err() || self.edge.control.session() != session {
+            // It went nowhere, or into a session that has not heard what came before.
+            self.reporting.due = true;
+            self.reporting.full = true;
+            return;
+        }
+        self.reporting.session = session;
+        if full {
+            self.reporting.full = false;
+            self.reporting.full_at = now;
         }
     }
 
     fn is_over(&self) -> bool {
         self.room.is_empty()
-            && self
-                .empty_since
-                .is_some_and(|since| since.elapsed() >= LINGER)
+            && self.empty_since.is_some_and(|since| {
+                let lingered = since.elapsed() >= LINGER || self.deleted;
+                // Who left is still to be told.
+                let told = !self.reporting.due || since.elapsed() >= UNTOLD_LINGER;
+                lingered && told
+            })
     }
 
     fn close(&self) {
@@ -351,6 +487,7 @@ impl Task {
         mesh.command(MeshCommand::ForgetRoom(self.name.clone()));
         let closed = proto::control::RoomClosed {
             room: self.name.to_string(),
+            room_sid: self.room.sid().to_string(),
         };
         if let Err(error) = self.edge.control.send(ToControl::RoomClosed(closed)) {
             tracing::debug!(%error, "room end not sent");

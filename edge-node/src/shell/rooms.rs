@@ -25,8 +25,10 @@ pub async fn join(
     session: mpsc::Sender<SessionMail>,
 ) -> Option<Mailbox> {
     for _ in 0..JOIN_TRIES {
-        let entered = edge.rooms.enter(edge, name).await.ok()?;
-        let join = Mail::Join(Box::new(request()), session.clone());
+        let request = request();
+        let config = request.grants.room_configuration();
+        let entered = edge.rooms.enter(edge, name, &config).await.ok()?;
+        let join = Mail::Join(Box::new(request), session.clone());
         if entered.send(join).await.is_ok() {
             return Some(entered);
         }
@@ -42,15 +44,23 @@ pub struct Rooms {
 
 impl Rooms {
     /// The room's mailbox; a room that is not served here yet is asked of the control plane, once for all that wait for it.
+    /// `config` is a `livekit.RoomConfiguration` for a room that begins with this, or empty.
     ///
     /// # Errors
     /// When the control plane cannot be asked.
-    pub async fn enter(&self, edge: &SharedEdge, name: &RoomName) -> Result<Mailbox, OpenError> {
+    pub async fn enter(
+        &self,
+        edge: &SharedEdge,
+        name: &RoomName,
+        config: &[u8],
+    ) -> Result<Mailbox, OpenError> {
         let cell = {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(open.entry(name.clone()).or_default())
         };
-        let mailbox = cell.get_or_try_init(|| room::open(edge, name)).await;
+        let mailbox = cell
+            .get_or_try_init(|| room::open(edge, name, config))
+            .await;
         if mailbox.is_err() {
             self.forget_unopened(name);
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use livekit_protocol as lk;
 use lk::signal_request::Message as Request;
 use lk::signal_response::Message as Response;
-use proto::RoomName;
+use proto::{ParticipantSid, RoomName};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -16,11 +16,12 @@ use super::edge::{self, SharedEdge};
 use super::media_plane::{Transport, TransportEvent};
 use super::reports::Owner;
 use super::room::Mail as RoomMail;
-use super::rooms::Mailbox;
+use super::rooms::{self, Mailbox};
 use super::socket::{Received, Socket};
-use crate::core::room::{FromSession, ToSession};
+use crate::core::room::{FromSession, Join, Moving, ToSession};
 use crate::core::sdp::{self, LocalTransport};
 use crate::core::session::{Config, Input, Output, Peer, Session};
+use crate::core::signal;
 use crate::core::token::{self, Grants};
 use crate::core::turn::Participant;
 
@@ -47,6 +48,17 @@ pub enum Mail {
     Room(Vec<ToSession>),
     /// The client came back on this socket.
     Attach(Box<Socket>),
+    /// The participant is taken to another room.
+    Move(Box<Relocation>),
+}
+
+/// Where a session goes on.
+#[derive(Debug)]
+pub struct Relocation {
+    /// The other room.
+    pub room: RoomName,
+    /// What was known of the participant in the room before.
+    pub moving: Box<Moving>,
 }
 
 /// What a session is started with.
@@ -108,15 +120,6 @@ pub async fn run(start: Start) {
         peers.insert(Peer::Subscriber, open(&edge, Peer::Subscriber, &events));
     }
     drop(events);
-    for (&peer, transport) in &peers {
-        let owner = Owner {
-            room: grants.room.clone(),
-            identity: config.identity.clone(),
-            sid: config.sid.clone(),
-            peer,
-        };
-        edge.reports.open(transport.key, owner);
-    }
     let local = peers
         .iter()
         .map(|(&peer, transport)| (peer, transport.local().into()))
@@ -134,6 +137,7 @@ pub async fn run(start: Start) {
         token_due: Instant::now(),
         closed: false,
     };
+    task.name_transports(&task.core.sid().clone());
     // The room's welcome comes first: join response, then what there is to subscribe to.
     if let Some(Mail::Room(messages)) = mail.recv().await {
         task.take_room(messages);
@@ -180,9 +184,13 @@ impl Task {
         loop {
             tokio::select! {
                 received = receive(&mut self.socket) => self.received(received),
-                mail = mail.recv() => match mail {
+                taken = mail.recv() => match taken {
                     Some(Mail::Room(messages)) => self.take_room(messages),
                     Some(Mail::Attach(socket)) => self.attach(*socket),
+                    Some(Mail::Move(to)) => match self.relocate(*to).await {
+                        Some(mailbox) => *mail = mailbox,
+                        None => return Ended::Closed,
+                    },
                     // The room let go of us; what it said before has been done.
                     None => return Ended::Closed,
                 },
@@ -314,6 +322,55 @@ impl Task {
         self.input(Input::Resumed { ice_servers });
     }
 
+    /// Goes on in another room; `None` when that cannot be entered, and the client was told to join anew.
+    async fn relocate(&mut self, to: Relocation) -> Option<mpsc::Receiver<Mail>> {
+        let Relocation { room, moving } = to;
+        let sid = edge::participant_sid();
+        self.grants
+            .move_to(&room, &moving.info, &moving.permissions);
+        let token = self.fresh_token().unwrap_or_default();
+        let join = || Join {
+            sid: sid.clone(),
+            grants: self.grants.clone(),
+            dual: self.peers.len() > 1,
+            auto_subscribe: moving.auto_subscribe,
+            client: lk::ClientInfo {
+                client_protocol: moving.info.client_protocol,
+                capabilities: moving.info.capabilities.clone(),
+                ..lk::ClientInfo::default()
+            },
+            signals: true,
+            moved: Some(token.clone()),
+        };
+        let (mailbox, mail) = mpsc::channel(MAILBOX);
+        let Some(entered) = rooms::join(&self.edge, &room, join, mailbox).await else {
+            let reason = lk::DisconnectReason::JoinFailure;
+            self.say(signal::leave(lk::leave_request::Action::Reconnect, reason));
+            return None;
+        };
+        tracing::info!(participant_id = %self.core.sid(), moved_to = %sid, "participant moves to another room");
+        self.room_name = room;
+        self.room = entered;
+        // Not every client takes the token that comes with the news.
+        self.token_due = Instant::now();
+        self.name_transports(&sid);
+        self.core.relocate(edge::now(), sid);
+        Some(mail)
+    }
+
+    /// Says whose the transports are.
+    fn name_transports(&self, sid: &ParticipantSid) {
+        for (&peer, transport) in &self.peers {
+            let owner = Owner {
+                room: self.room_name.clone(),
+                identity: self.grants.identity.clone(),
+                sid: sid.clone(),
+                peer,
+            };
+            self.edge.reports.open(transport.key, owner);
+        }
+    }
+
     fn transport_event(&mut self, peer: Peer, event: TransportEvent) {
         match event {
             TransportEvent::DtlsConnected => self.input(Input::Connected(peer)),
@@ -359,16 +416,21 @@ impl Task {
             return;
         }
         self.token_due = Instant::now() + TOKEN_INTERVAL;
+        if let Some(token) = self.fresh_token() {
+            self.say(Response::RefreshToken(token));
+        }
+    }
+
+    /// A token that says the same for longer.
+    fn fresh_token(&self) -> Option<String> {
         let claims = &self.grants.claims;
         let keys = self.edge.keys.load();
-        let Some(secret) = keys.get(&claims.iss) else {
-            return;
-        };
+        let secret = keys.get(&claims.iss)?;
         let now = std::time::SystemTime::now();
-        match token::mint(claims, &claims.iss, secret, TOKEN_VALIDITY, now) {
-            Ok(token) => self.say(Response::RefreshToken(token)),
-            Err(error) => tracing::warn!(%error, "token not refreshed"),
-        }
+        let token = token::mint(claims, &claims.iss, secret, TOKEN_VALIDITY, now);
+        token
+            .inspect_err(|error| tracing::warn!(%error, "token not refreshed"))
+            .ok()
     }
 
     fn say(&mut self, response: Response) {

@@ -130,7 +130,7 @@ pub enum MeshCommand {
     RoomGone(RoomName),
     /// A data message of a local participant. Without destinations it goes to every other member.
     Data(proto::link::Data),
-    /// A track that is published here.
+    /// A track that is published here. The same one may be published in further rooms.
     Publish {
         /// Its room.
         room: RoomName,
@@ -147,10 +147,12 @@ pub enum MeshCommand {
         /// Spatial layers inside the one stream (SVC), 1 to 3; 1 with simulcast.
         spatial: u8,
     },
-    /// A track published here has ended.
+    /// A track published here has ended, or is no longer published in one of several rooms.
     Unpublish {
         /// The track.
         track: TrackKey,
+        /// That room; `None`: it has ended.
+        room: Option<RoomName>,
     },
     /// The publisher's clock of a track published here.
     SenderReport {

@@ -70,9 +70,19 @@ impl Mesh {
         meta: PacketMeta,
         rtp: Bytes,
     ) {
-        match self.by_key.get(&track.0) {
-            Some(&index) => self.forward(now, (index, track.1), meta, rtp),
-            None => self.unbound_dropped += 1,
+        let places = self.published.get(&track.0).map(|p| p.tracks.len());
+        let Some(places) = places else {
+            self.unbound_dropped += 1;
+            return;
+        };
+        for place in 0..places {
+            let index = self
+                .published
+                .get(&track.0)
+                .and_then(|p| p.tracks.get(place));
+            if let Some(&index) = index {
+                self.forward(now, (index, track.1), meta, rtp.clone());
+            }
         }
     }
 
@@ -154,7 +164,8 @@ impl Mesh {
         (key, stream): (TrackKey, StreamIndex),
         clock: SenderClock,
     ) {
-        if let Some(&index) = self.by_key.get(&key) {
+        let places = self.published.get(&key).map(|places| places.tracks.clone());
+        for index in places.unwrap_or_default() {
             self.forward_clock(now, (index, stream), clock);
         }
     }

@@ -53,7 +53,7 @@ impl Mesh {
             return;
         };
         track.origin = self.config.node.clone();
-        track.publication = Some(Publication { key, reported: 0 });
+        let before = track.publication.replace(Publication { key });
         for (stream, format) in track.formats.iter_mut().enumerate() {
             let class = match (audio, stream) {
                 (true, _) => Class::Audio,
@@ -66,14 +66,60 @@ impl Mesh {
                 spatial,
             });
         }
-        self.by_key.insert(key, index);
+        if let Some(other) = before.map(|p| p.key).filter(|&other| other != key) {
+            self.leave_place(other, index);
+        }
+        let places = self.published.entry(key).or_default();
+        if !places.tracks.contains(&index) {
+            places.tracks.push(index);
+        }
         self.refresh_track(now, index);
     }
 
-    pub(super) fn unpublish(&mut self, now: Instant, key: TrackKey) {
-        let Some(index) = self.by_key.remove(&key) else {
+    pub(super) fn unpublish(&mut self, now: Instant, key: TrackKey, room: Option<&RoomName>) {
+        let Some(places) = self.published.get(&key) else {
             return;
         };
+        let concerned = |index: &&usize| {
+            let track = self.tracks.get(**index);
+            room.is_none() || track.map(|track| &track.room) == room
+        };
+        let concerned: Vec<usize> = places.tracks.iter().filter(concerned).copied().collect();
+        for index in concerned {
+            self.leave_place(key, index);
+            self.end_publication(now, index);
+        }
+        // What only that room wanted nobody wants any more.
+        self.report_demand(key);
+    }
+
+    /// Something is published in one place less.
+    fn leave_place(&mut self, key: TrackKey, index: usize) {
+        if let Some(places) = self.published.get_mut(&key) {
+            places.tracks.retain(|&other| other != index);
+            if places.tracks.is_empty() {
+                self.published.remove(&key);
+            }
+        }
+    }
+
+    /// Says what the mesh wants of something published here, in all places together, if that changed.
+    fn report_demand(&mut self, key: TrackKey) {
+        let Some(places) = self.published.get_mut(&key) else {
+            return;
+        };
+        let tracks = places.tracks.iter().filter_map(|&t| self.tracks.get(t));
+        let streams = tracks.fold(0, |all, track| all | track.wanted_downstream());
+        if places.reported != streams {
+            places.reported = streams;
+            self.emit(MeshEvent::Demand {
+                track: key,
+                streams,
+            });
+        }
+    }
+
+    fn end_publication(&mut self, now: Instant, index: usize) {
         let Some(track) = self.tracks.get_mut(index) else {
             return;
         };
@@ -195,13 +241,8 @@ impl Mesh {
             return;
         };
         if track.origin == self.config.node {
-            let streams = track.wanted_downstream();
-            if let Some(publication) = &mut track.publication
-                && publication.reported != streams
-            {
-                publication.reported = streams;
-                let track = publication.key;
-                self.emit(MeshEvent::Demand { track, streams });
+            if let Some(Publication { key }) = track.publication {
+                self.report_demand(key);
             }
         } else {
             self.refresh_upstream(now, index);

@@ -90,7 +90,13 @@ fn one_copy_per_link_of_what_somebody_wants_and_nothing_after() {
     );
 
     // Asked for again, also before the publisher is known.
-    net.command("a", MeshCommand::Unpublish { track: TrackKey(1) });
+    net.command(
+        "a",
+        MeshCommand::Unpublish {
+            track: TrackKey(1),
+            room: None,
+        },
+    );
     net.demand("b", "a", 0b010);
     net.run(100);
     net.publish("a", 2);
@@ -407,4 +413,61 @@ fn the_publishers_clock_keeps_its_age_over_hops() {
     let error = clock.received.max(received) - clock.received.min(received);
     assert!(error < 5 * MS, "{error:?}");
     assert!(net.now > net.start);
+}
+
+/// The same key in two rooms is one stream with two names: each room gets what it wants, and the publisher hears of both together.
+#[test]
+fn a_track_may_be_published_in_two_rooms() {
+    const OTHER: &str = "retro";
+    let mut net = Net::new(&["a", "b", "c"]);
+    net.plan(1, &["a", "b", "c"], "", false);
+    net.publish("a", 1);
+    let second = MeshCommand::Publish {
+        room: OTHER.into(),
+        track_sid: "TR_v".into(),
+        track: TrackKey(1),
+        audio: false,
+        clock_rate: 90_000,
+        streams: 3,
+        spatial: 1,
+    };
+    net.command("a", second);
+    let wants_other = |net: &mut Net, streams| {
+        let demand = MeshCommand::Demand {
+            room: OTHER.into(),
+            track_sid: "TR_v".into(),
+            origin: "a".into(),
+            track: TrackKey(200),
+            streams,
+        };
+        net.command("c", demand);
+        net.run(100);
+    };
+    net.demand("b", "a", 0b001);
+    net.run(100);
+    wants_other(&mut net, 0b100);
+    assert_eq!(demands(&net.events("a")).last(), Some(&0b101));
+    net.media("a", 1, 200);
+    net.run(100);
+    assert_eq!((net.received("b"), net.received("c")), (20, 20));
+
+    // One room less: the other goes on, and only its wish is left.
+    let less = MeshCommand::Unpublish {
+        track: TrackKey(1),
+        room: Some(OTHER.into()),
+    };
+    net.command("a", less);
+    net.run(100);
+    assert_eq!(demands(&net.events("a")), [0b001]);
+    net.media("a", 1, 200);
+    net.run(100);
+    assert_eq!((net.received("b"), net.received("c")), (20, 0));
+    let none = MeshCommand::Unpublish {
+        track: TrackKey(1),
+        room: None,
+    };
+    net.command("a", none);
+    net.media("a", 1, 100);
+    net.run(100);
+    assert_eq!(net.received("b"), 0);
 }

@@ -47,6 +47,13 @@ impl Format {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Publication {
     pub(super) key: TrackKey,
+}
+
+/// Where something that is published on this node is published: mostly in one room.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// Indexes of tracks.
+    pub(super) tracks: Vec<usize>,
     /// Streams that the mesh was last said to want.
     pub(super) reported: u8,
 }

@@ -14,9 +14,9 @@ export class NativeParticipant extends Participant {
    * Starts the process; `python` is the interpreter of the environment that has the client library, `command` starts it,
    * for example in a network namespace.
    */
-  static async start(identity, region, { python, logs, command = [] }, script = SCRIPT) {
-    const participant = new NativeParticipant(identity, region);
-    const [program, ...args] = [...command, python, script];
+  static async start(identity, region, { python, logs, command = [] }, script = SCRIPT, parameters = []) {
+    const participant = new this(identity, region);
+    const [program, ...args] = [...command, python, script, ...parameters];
     const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'] });
     child.stderr.pipe(createWriteStream(join(logs, `native-${identity}.log`)));
     child.stdin.on('error', () => {});

@@ -41,6 +41,7 @@ fn run(steps: &[Step]) -> Vec<(SessionId, Vec<Down>)> {
             Step::Close(n, room) => {
                 let closed = RoomClosed {
                     room: format!("room-{room}"),
+                    ..RoomClosed::default()
                 };
                 mesh.message(sessions[n], Up::RoomClosed(closed));
             }

@@ -6,17 +6,17 @@ use proto::RoomName;
 use super::Sql;
 use super::database::{Row, Run, sql};
 use crate::store::Error;
-use crate::store::webhooks::{Claim, Delivery, Outbox, Webhook};
+use crate::store::webhooks::{Again, Claim, Delivery, Outbox, Webhook};
 
-/// The oldest event of each room, if it is due and nobody has it. Workers that ask at once get different ones: PostgreSQL
+/// The oldest event of each room for each target, if it is due and nobody has it. Workers that ask at once get different ones: PostgreSQL
 /// skips what another one is about to claim.
 macro_rules! due {
     ($lock:literal) => {
         concat!(
-            "SELECT w.project, w.room, w.seq, w.event_id, w.event, w.payload, w.created_at_ms, \
+            "SELECT w.target, w.room, w.seq, w.event_id, w.event, w.payload, w.created_at_ms, \
              w.attempts, w.last_error FROM webhooks w WHERE w.due_at_ms <= $1 AND w.leased_until_ms <= $1 \
-             AND NOT EXISTS (SELECT 1 FROM webhooks o WHERE o.project = w.project \
-             AND o.room = w.room AND o.seq < w.seq) ORDER BY w.created_at_ms, w.event_id LIMIT $2",
+             AND NOT EXISTS (SELECT 1 FROM webhooks o WHERE o.target = w.target \
+             AND o.room = w.room AND o.seq < w.seq) ORDER BY w.created_at_ms, w.event_id, w.target LIMIT $2",
             $lock
         )
     };
@@ -26,10 +26,11 @@ pub(super) async fn enqueue(run: &mut impl Run, webhook: &Webhook) -> Result<(),
     let fresh = run
         .execute(
             sql(
-                "INSERT INTO webhook_ids (event_id, created_at_ms) VALUES ($1, $2) \
+                "INSERT INTO webhook_ids (event_id, target, created_at_ms) VALUES ($1, $2, $3) \
                  ON CONFLICT DO NOTHING",
             )
             .with(webhook.id.as_str())
+            .with(webhook.target.as_str())
             .with(webhook.created_at_ms),
         )
         .await?;
@@ -38,12 +39,12 @@ pub(super) async fn enqueue(run: &mut impl Run, webhook: &Webhook) -> Result<(),
     }
     run.execute(
         sql(
-            "INSERT INTO webhooks (project, room, seq, event_id, event, payload, created_at_ms, \
+            "INSERT INTO webhooks (target, room, seq, event_id, event, payload, created_at_ms, \
              due_at_ms, attempts, leased_by, leased_until_ms, last_error) \
              SELECT $1, $2, COALESCE(MAX(seq), 0) + 1, $3, $4, $5, $6, $6, 0, '', 0, '' \
-             FROM webhooks WHERE project = $1 AND room = $2",
+             FROM webhooks WHERE target = $1 AND room = $2",
         )
-        .with(webhook.project.as_str())
+        .with(webhook.target.as_str())
         .with(webhook.room.as_str())
         .with(webhook.id.as_str())
         .with(webhook.event.as_str())
@@ -58,7 +59,8 @@ pub(super) async fn prune(run: &mut impl Run, before_ms: u64) -> Result<(), Erro
     run.execute(
         sql(
             "DELETE FROM webhook_ids WHERE created_at_ms < $1 AND NOT EXISTS \
-             (SELECT 1 FROM webhooks WHERE webhooks.event_id = webhook_ids.event_id)",
+             (SELECT 1 FROM webhooks WHERE webhooks.event_id = webhook_ids.event_id \
+             AND webhooks.target = webhook_ids.target)",
         )
         .with(before_ms),
     )
@@ -82,11 +84,13 @@ impl Outbox for Sql {
                 let taken = tx
                     .execute(
                         sql("UPDATE webhooks SET leased_by = $2, leased_until_ms = $3, \
-                             attempts = attempts + 1 WHERE event_id = $1 AND leased_until_ms <= $4")
+                             attempts = attempts + 1 WHERE event_id = $1 AND target = $5 \
+                             AND leased_until_ms <= $4")
                         .with(row.text("event_id")?)
                         .with(claim.worker)
                         .with(claim.now_ms.saturating_add(claim.lease_ms))
-                        .with(claim.now_ms),
+                        .with(claim.now_ms)
+                        .with(row.text("target")?),
                     )
                     .await?;
                 if taken > 0 {
@@ -98,13 +102,18 @@ impl Outbox for Sql {
         })
     }
 
-    fn delivered<'a>(&'a self, id: &'a str, worker: &'a str) -> BoxFuture<'a, Result<bool, Error>> {
+    fn delivered<'a>(
+        &'a self,
+        webhook: &'a Webhook,
+        worker: &'a str,
+    ) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             let mut connection = self.database.connect().await?;
             let done = connection
                 .execute(
-                    sql("DELETE FROM webhooks WHERE event_id = $1 AND leased_by = $2")
-                        .with(id)
+                    sql("DELETE FROM webhooks WHERE event_id = $1 AND target = $2 AND leased_by = $3")
+                        .with(webhook.id.as_str())
+                        .with(webhook.target.as_str())
                         .with(worker),
                 )
                 .await?;
@@ -114,10 +123,9 @@ impl Outbox for Sql {
 
     fn reschedule<'a>(
         &'a self,
-        id: &'a str,
+        webhook: &'a Webhook,
         worker: &'a str,
-        due_at_ms: u64,
-        error: &'a str,
+        again: Again<'a>,
     ) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             let mut connection = self.database.connect().await?;
@@ -125,12 +133,13 @@ impl Outbox for Sql {
                 .execute(
                     sql(
                         "UPDATE webhooks SET due_at_ms = $3, last_error = $4, leased_by = '', \
-                         leased_until_ms = 0 WHERE event_id = $1 AND leased_by = $2",
+                         leased_until_ms = 0 WHERE event_id = $1 AND target = $5 AND leased_by = $2",
                     )
-                    .with(id)
+                    .with(webhook.id.as_str())
                     .with(worker)
-                    .with(due_at_ms)
-                    .with(error),
+                    .with(again.due_at_ms)
+                    .with(again.error)
+                    .with(webhook.target.as_str()),
                 )
                 .await?;
             Ok(done > 0)
@@ -151,7 +160,7 @@ impl Outbox for Sql {
 fn delivery(row: &Row) -> Result<Delivery, Error> {
     let webhook = Webhook {
         id: row.text("event_id")?,
-        project: row.text("project")?,
+        target: row.text("target")?,
         room: RoomName::from(row.text("room")?),
         event: row.text("event")?,
         payload: row.text("payload")?,

@@ -9,7 +9,7 @@ use proto::ParticipantSid;
 
 use super::quality::Quality;
 use super::{Home, Local, Now, Output, Participant, Room, ToSession};
-use crate::core::token::Grants;
+use crate::core::token::{Grants, Permissions};
 
 /// Clients send a ping this often, seconds.
 const PING_INTERVAL_S: i32 = 5;
@@ -31,12 +31,30 @@ pub struct Join {
     pub client: lk::ClientInfo,
     /// The edge's TURN server with credentials for this participant.
     pub ice_servers: Vec<lk::IceServer>,
+    /// Its client has a signalling connection, so that it can be told to go elsewhere.
+    pub signals: bool,
+    /// It comes from another room, with a new token for its client.
+    pub moved: Option<String>,
+}
+
+/// What a participant takes along to another room.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moving {
+    /// What was said about it last.
+    pub info: lk::ParticipantInfo,
+    /// What it may do.
+    pub permissions: Permissions,
+    /// Subscribe to everything without being asked.
+    pub auto_subscribe: bool,
 }
 
 impl Room {
     pub(super) fn join(&mut self, now: Now, join: Join) {
         self.evict_duplicate(now, &join);
         let sid = join.sid.clone();
+        if self.is_full() || self.is_revoked(&join) {
+            return self.refuse(&sid);
+        }
         let dual = join.dual;
         let info = self.participant_info(now, &join);
         let participant = Participant {
@@ -54,18 +72,41 @@ impl Room {
                 backup_asked: BTreeSet::new(),
                 paused: BTreeSet::new(),
                 quality: Quality::default(),
+                signals: join.signals,
+                forwarded_from: None,
+                forwards: BTreeMap::new(),
             })),
         };
         self.participants.insert(sid.clone(), participant);
-        let response = lk::JoinResponse {
-            ice_servers: join.ice_servers,
-            ..self.join_response(&sid, dual)
+        let welcome = match join.moved {
+            None => Response::Join(lk::JoinResponse {
+                ice_servers: join.ice_servers,
+                ..self.join_response(&sid, dual)
+            }),
+            Some(token) => Response::RoomMoved(lk::RoomMovedResponse {
+                room: Some(self.info()),
+                token,
+                participant: self.participants.get(&sid).map(|p| p.info.clone()),
+                other_participants: self.visible_to(&sid, false),
+            }),
         };
-        self.tell(&sid, Response::Join(response));
+        self.tell(&sid, welcome);
         self.tell_speakers(&sid);
         self.tell_qualities(&sid);
         self.subscribe_to_all(&sid);
         self.participant_changed(&sid);
+    }
+
+    /// Nobody more fits into the room.
+    fn refuse(&mut self, sid: &ParticipantSid) {
+        let close = ToSession::Close {
+            action: Action::Disconnect,
+            reason: lk::DisconnectReason::JoinFailure,
+        };
+        self.outputs.push_back(Output::Session(sid.clone(), close));
+        if self.is_empty() {
+            self.outputs.push_back(Output::Empty);
+        }
     }
 
     /// A second join with an identity ends the first, here; another edge sees ours as the newer one.

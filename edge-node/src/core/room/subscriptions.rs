@@ -251,7 +251,7 @@ impl Room {
         })
     }
 
-    fn drop_subscription(&mut self, listener: &ParticipantSid, track: &TrackSid) {
+    pub(super) fn drop_subscription(&mut self, listener: &ParticipantSid, track: &TrackSid) {
         let Some(participant) = self.participants.get_mut(listener) else {
             return;
         };

@@ -4,6 +4,7 @@
     reason = "tests pick out what they look for"
 )]
 
+mod commands;
 mod media_state;
 
 use std::sync::Arc;
@@ -56,6 +57,8 @@ fn join(sid: &str, identity: &str) -> Input {
         auto_subscribe: true,
         client: lk::ClientInfo::default(),
         ice_servers: Vec::new(),
+        signals: true,
+        moved: None,
     }))
 }
 

@@ -5,10 +5,13 @@ use livekit_protocol as lk;
 use prost::Message as _;
 
 use super::Session;
-use crate::core::room::FromSession;
+use crate::core::room::{FromSession, RpcReply};
 
 /// Largest data message taken from a client, bytes: the clients' own cap of 64,000 and room for the envelope.
 const MESSAGE_MAX: usize = 65_535;
+
+/// Of the errors of calls, as the SDKs count them.
+const UNSUPPORTED_VERSION: u32 = 1_404;
 
 impl Session {
     /// A message on one of the client's data channels goes to the room, stamped with who sent it.
@@ -18,7 +21,7 @@ impl Session {
             "_lossy" => false,
             _ => return,
         };
-        if !self.config.permissions.can_publish_data || payload.len() > MESSAGE_MAX {
+        if payload.len() > MESSAGE_MAX {
             return;
         }
         let Ok(mut packet) = lk::DataPacket::decode(payload) else {
@@ -28,6 +31,13 @@ impl Session {
             self.last_data_sequence = packet.sequence;
         } else if reliable && packet.sequence > 0 {
             // Replayed after a resume, and already delivered.
+            return;
+        }
+        if let Some((call, reply)) = reply(&packet) {
+            self.tell_room(FromSession::Reply(call, reply));
+            return;
+        }
+        if !self.config.permissions.can_publish_data {
             return;
         }
         let destinations = self.stamp(&mut packet);
@@ -56,4 +66,30 @@ impl Session {
         }
         destinations
     }
+}
+
+/// What a packet says to a call of an application's server: those call under the call's id, so that the answer goes there.
+fn reply(packet: &lk::DataPacket) -> Option<(String, RpcReply)> {
+    use lk::data_packet::Value;
+    use lk::rpc_response::Value as Response;
+    let [caller] = packet.destination_identities.as_slice() else {
+        return None;
+    };
+    let (id, reply) = match packet.value.as_ref()? {
+        Value::RpcAck(ack) => (&ack.request_id, RpcReply::Ack),
+        Value::RpcResponse(response) => {
+            let reply = match response.value.clone() {
+                Some(Response::Payload(payload)) => RpcReply::Payload(payload),
+                Some(Response::Error(error)) => RpcReply::Failed(error),
+                Some(Response::CompressedPayload(_)) | None => RpcReply::Failed(lk::RpcError {
+                    code: UNSUPPORTED_VERSION,
+                    message: "the participant's answer is of a later version".to_owned(),
+                    data: String::new(),
+                }),
+            };
+            (&response.request_id, reply)
+        }
+        _ => return None,
+    };
+    (id == caller).then(|| (id.clone(), reply))
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use livekit_protocol::participant_info::Kind;
-use livekit_protocol::{ParticipantPermission, TrackSource};
+use livekit_protocol::{ParticipantInfo, ParticipantPermission, RoomConfiguration, TrackSource};
+use prost::Message as _;
 use proto::{Identity, RoomName};
 
 use super::Error;
@@ -76,6 +77,38 @@ pub struct Permissions {
     pub agent: bool,
 }
 
+impl Grants {
+    /// The bearer is in another room from now on, as the participant that it was in the one before.
+    pub fn move_to(&mut self, room: &RoomName, info: &ParticipantInfo, permissions: &Permissions) {
+        self.name.clone_from(&info.name);
+        self.metadata.clone_from(&info.metadata);
+        self.attributes = info.attributes.clone().into_iter().collect();
+        self.permissions = permissions.clone();
+        self.room = room.clone();
+        self.claims.name.clone_from(&self.name);
+        self.claims.metadata.clone_from(&self.metadata);
+        self.claims.attributes.clone_from(&self.attributes);
+        let video = self.claims.video.get_or_insert_default();
+        video.room = room.to_string();
+        video.can_publish = Some(permissions.can_publish);
+        video.can_subscribe = Some(permissions.can_subscribe);
+        video.can_publish_data = Some(permissions.can_publish_data);
+        video.can_update_own_metadata = Some(permissions.can_update_metadata);
+        video.hidden = Some(permissions.hidden);
+        let sources = permissions.can_publish_sources.iter();
+        video.can_publish_sources = sources
+            .map(|source| source.as_str_name().to_ascii_lowercase())
+            .collect();
+    }
+
+    /// Settings for the room as `livekit.RoomConfiguration`, encoded; empty without them, or when they make no sense.
+    pub fn room_configuration(&self) -> Vec<u8> {
+        let said = self.room_config.clone();
+        let read = said.and_then(|json| serde_json::from_value::<RoomConfiguration>(json).ok());
+        read.map(|said| said.encode_to_vec()).unwrap_or_default()
+    }
+}
+
 impl Claims {
     /// What these claims allow in the room that they name.
     ///
@@ -142,6 +175,25 @@ impl Permissions {
     pub fn allows_source(&self, source: TrackSource) -> bool {
         self.can_publish
             && (self.can_publish_sources.is_empty() || self.can_publish_sources.contains(&source))
+    }
+
+    /// What a server says that a participant may do.
+    pub fn from_proto(permission: &ParticipantPermission) -> Self {
+        let sources = permission.can_publish_sources.iter();
+        #[expect(deprecated, reason = "servers still send `recorder` and `agent`")]
+        let (recorder, agent) = (permission.recorder, permission.agent);
+        Self {
+            can_publish: permission.can_publish,
+            can_subscribe: permission.can_subscribe,
+            can_publish_data: permission.can_publish_data,
+            can_publish_sources: sources
+                .map(|source| TrackSource::try_from(*source).unwrap_or_default())
+                .collect(),
+            can_update_metadata: permission.can_update_metadata,
+            hidden: permission.hidden,
+            recorder,
+            agent,
+        }
     }
 
     /// For `ParticipantInfo.permission`.

@@ -202,6 +202,7 @@ impl Player {
             ToSession::Close { .. } => self.outputs.push_back(Output::Close),
             ToSession::Data { .. }
             | ToSession::Permissions(_)
+            | ToSession::Mute(..)
             | ToSession::Demand(..)
             | ToSession::BackupWanted(..) => return,
         }

@@ -129,7 +129,8 @@ async fn create(
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "full", text).retry(RETRY_AFTER_S)
         );
     }
-    let entered = edge.rooms.enter(edge, &grants.room).await;
+    let config = grants.room_configuration();
+    let entered = edge.rooms.enter(edge, &grants.room, &config).await;
     entered.map_err(|error| unavailable(&error.to_string()))?;
 
     let sid = edge::participant_sid();

@@ -217,17 +217,28 @@ impl Wiring {
             ..config
         };
         self.add_to_router(home, key, config);
-        self.actions.push(Action::Mesh(MeshCommand::Publish {
-            room,
-            track_sid,
-            track: key,
-            audio: config.codec.is_audio(),
-            clock_rate: config.codec.clock_rate(),
-            streams: config.streams,
-            spatial: config.spatial,
-        }));
+        self.actions
+            .push(mesh_publish(key, (room, track_sid), config));
         self.tracks
             .insert(key, Track::new(Origin::Local { home }, config));
+    }
+
+    /// A local track is published in another room too; it is the same to the router.
+    pub(super) fn share_track(&mut self, key: TrackKey, name: (RoomName, TrackSid)) {
+        if let Some(track) = self.tracks.get(&key)
+            && matches!(track.origin, Origin::Local { .. })
+        {
+            self.actions.push(mesh_publish(key, name, track.config));
+        }
+    }
+
+    /// And no more.
+    pub(super) fn unshare_track(&mut self, key: TrackKey, room: RoomName) {
+        if self.tracks.contains_key(&key) {
+            let room = Some(room);
+            self.actions
+                .push(Action::Mesh(MeshCommand::Unpublish { track: key, room }));
+        }
     }
 
     /// A track of another edge appears. Nothing is asked of it before somebody subscribes.
@@ -264,8 +275,11 @@ impl Wiring {
         match &track.origin {
             Origin::Local { home } => {
                 self.actions.push(Action::Fan(*home, key, Fan::default()));
-                self.actions
-                    .push(Action::Mesh(MeshCommand::Unpublish { track: key }));
+                let unpublish = MeshCommand::Unpublish {
+                    track: key,
+                    room: None,
+                };
+                self.actions.push(Action::Mesh(unpublish));
             }
             Origin::Remote(name) => {
                 self.actions.push(Action::Route(key, ShardMasks::default()));
@@ -507,6 +521,22 @@ impl Wiring {
             Origin::Remote(_) => Action::Mesh(MeshCommand::KeyframeNeeded { track: key, stream }),
         });
     }
+}
+
+fn mesh_publish(
+    key: TrackKey,
+    (room, track_sid): (RoomName, TrackSid),
+    config: TrackConfig,
+) -> Action {
+    Action::Mesh(MeshCommand::Publish {
+        room,
+        track_sid,
+        track: key,
+        audio: config.codec.is_audio(),
+        clock_rate: config.codec.clock_rate(),
+        streams: config.streams,
+        spatial: config.spatial,
+    })
 }
 
 impl RemoteName {

@@ -152,6 +152,8 @@ pub(in crate::shell) async fn run(start: Start) {
         client: lk::ClientInfo::default(),
         // Told by `Link` fields of the response.
         ice_servers: Vec::new(),
+        signals: false,
+        moved: None,
     };
     let Some(room) = rooms::join(&start.edge, &start.grants.room, join, mailbox).await else {
         drop(start.answer.send(Err(Failed::Room)));
@@ -235,6 +237,8 @@ impl Task {
                     Some(Mail::Room(messages)) => self.take_room(messages),
                     // A client without signalling does not resume.
                     Some(Mail::Attach(_)) => {}
+                    // Nor can it be told that it is elsewhere now.
+                    Some(Mail::Move(_)) => return,
                     // The room let go of us; what it said before has been done.
                     None => return,
                 },

@@ -128,7 +128,7 @@ fn one_that_does_not_tell_its_level_keeps_its_place() {
     // Who leaves frees its place, and the last one the room's.
     for person in 1..=6 {
         let track = TrackKey(person);
-        net.command("a", MeshCommand::Unpublish { track });
+        net.command("a", MeshCommand::Unpublish { track, room: None });
     }
     net.run(100);
     assert_eq!(selected(&mut net, "a", "r"), 0);

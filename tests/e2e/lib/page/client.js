@@ -76,6 +76,12 @@ function listen(target) {
     .on(RoomEvent.SignalReconnecting, () => told('signal_reconnecting'))
     .on(RoomEvent.Reconnecting, () => told('reconnecting'))
     .on(RoomEvent.Reconnected, () => told('reconnected'))
+    .on(RoomEvent.RoomMetadataChanged, (metadata) => told('room_metadata', { metadata }))
+    .on(RoomEvent.Moved, (name) => told('moved', { room: name }))
+    .on(RoomEvent.ParticipantPermissionsChanged, (_before, who) =>
+      told('permissions', { identity: who.identity, can_publish: who.permissions?.canPublish }),
+    )
+    .on(RoomEvent.LocalTrackUnpublished, (what) => told('local_track_unpublished', { kind: what.kind }))
     .on(RoomEvent.Disconnected, (reason) => told('disconnected', { reason }));
 }
 

@@ -1,0 +1,147 @@
+//! Webhooks from a real control plane to a receiver that is not always there.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use control_plane::config::Webhook;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use proto::control::node_message::Message as Up;
+use proto::control::{ParticipantReport, RoomClosed, RoomReport};
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use crate::plane::{Plane, edge};
+
+/// What a receiver has heard, and how many more requests it turns away.
+#[derive(Default)]
+struct Heard {
+    events: Vec<Value>,
+    refused: usize,
+    refuse: usize,
+}
+
+type Shared = Arc<Mutex<Heard>>;
+
+#[derive(serde::Deserialize)]
+struct Claims {
+    iss: String,
+    sha256: String,
+}
+
+async fn receive(State(heard): State<Shared>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let mut heard = heard.lock().expect("not poisoned");
+    if heard.refuse > 0 {
+        heard.refuse -= 1;
+        heard.refused += 1;
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    assert_eq!(headers["content-type"], "application/webhook+json");
+    let token = headers["authorization"].to_str().expect("a token");
+    let key = DecodingKey::from_secret(b"secret");
+    let claims = jsonwebtoken::decode::<Claims>(token, &key, &Validation::new(Algorithm::HS256));
+    let claims = claims.expect("a good token").claims;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &body);
+    let digest = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, digest);
+    assert_eq!((claims.iss.as_str(), claims.sha256), ("devkey", digest));
+    heard
+        .events
+        .push(serde_json::from_slice(&body).expect("JSON"));
+    StatusCode::OK
+}
+
+/// A receiver that turns the first requests away, and its URL.
+async fn receiver(refuse: usize) -> (Shared, String) {
+    let heard = Shared::default();
+    heard.lock().expect("not poisoned").refuse = refuse;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}/hook", listener.local_addr().expect("bound"));
+    let app = Router::new()
+        .route("/hook", post(receive))
+        .with_state(Arc::clone(&heard));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (heard, url)
+}
+
+fn names(heard: &Shared) -> BTreeMap<String, Vec<String>> {
+    let mut rooms: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for event in &heard.lock().expect("not poisoned").events {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let names = rooms.entry(text(&event["room"]["name"])).or_default();
+        names.push(text(&event["event"]));
+    }
+    rooms
+}
+
+#[tokio::test]
+async fn every_event_is_told_in_order_though_the_receiver_fails_at_first() {
+    let (flaky, flaky_url) = receiver(3).await;
+    let (steady, steady_url) = receiver(0).await;
+    let plane = Plane::start(|config| {
+        let webhook = |url: &String| Webhook {
+            url: url.clone(),
+            key: None,
+        };
+        config.webhooks = vec![webhook(&flaky_url), webhook(&steady_url)];
+        config.empty_room_ms = 200;
+    })
+    .await;
+    let mut node = plane.connect(edge("fra", 1)).await;
+    node.peers(0).await;
+    for room in ["R", "S"] {
+        let plan = plane.assign("edge-fra", room).await.expect("a plan").plan;
+        let room_sid = plan.expect("a plan").room_sid;
+        node.say(Up::Room(RoomReport {
+            room: room.to_owned(),
+            room_sid: room_sid.clone(),
+            participants: vec![ParticipantReport {
+                sid: format!("PA_{room}"),
+                identity: "ann".to_owned(),
+                ..ParticipantReport::default()
+            }],
+            ..RoomReport::default()
+        }))
+        .await;
+        let closed = RoomClosed {
+            room: room.to_owned(),
+            room_sid,
+        };
+        node.say(Up::RoomClosed(closed)).await;
+    }
+    let life = [
+        "room_started",
+        "participant_joined",
+        "participant_left",
+        "room_finished",
+    ];
+    let expected: BTreeMap<String, Vec<String>> = ["R", "S"]
+        .map(|room| (room.to_owned(), life.map(str::to_owned).to_vec()))
+        .into();
+    for heard in [&steady, &flaky] {
+        for _ in 0..200 {
+            if names(heard) == expected {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(names(heard), expected);
+    }
+    let heard = flaky.lock().expect("not poisoned");
+    assert_eq!(heard.refused, 3);
+    let mut ids: Vec<&str> = heard
+        .events
+        .iter()
+        .filter_map(|e| e["id"].as_str())
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 8, "ids are unique");
+    assert_eq!(heard.events[1]["participant"]["identity"], "ann");
+    drop(heard);
+    plane.stop().await;
+}
