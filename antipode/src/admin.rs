@@ -64,7 +64,16 @@ pub(crate) async fn connect(url: &str) -> anyhow::Result<AdminClient<Channel>> {
 }
 
 impl Target {
-    async fn connect(&self) -> anyhow::Result<AdminClient<Channel>> {
+    /// Whether JSON is wanted.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Connects to the control plane that is meant.
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub(crate) async fn connect(&self) -> anyhow::Result<AdminClient<Channel>> {
         let running = || crate::up::running_control();
         let url = self.url.clone().or_else(running);
         connect(url.as_deref().unwrap_or("http://127.0.0.1:7900")).await
@@ -306,7 +315,7 @@ fn state_name(state: NodeState) -> &'static str {
 }
 
 /// Time since a moment in milliseconds since the Unix epoch, in its largest unit.
-fn age(since_ms: u64) -> String {
+pub(crate) fn age(since_ms: u64) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -320,16 +329,25 @@ fn age(since_ms: u64) -> String {
     }
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+/// A row of a table.
+pub(crate) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.into_iter().map(str::to_owned).collect()
 }
 
-fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
+/// Prints JSON for people and programs.
+///
+/// # Errors
+/// When standard output is closed.
+pub(crate) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{value:#}")?;
     Ok(())
 }
 
-fn print_table(rows: &[Vec<String>]) -> anyhow::Result<()> {
+/// Prints a table with its columns aligned.
+///
+/// # Errors
+/// When standard output is closed.
+pub(crate) fn print_table(rows: &[Vec<String>]) -> anyhow::Result<()> {
     std::io::stdout().write_all(table(rows).as_bytes())?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use runtime::telemetry::{LogConfig, LogFormat};
 
-use crate::{admin, role, token, up};
+use crate::{admin, key, role, token, up};
 
 /// Antipode: an edge-distributed SFU mesh that works with LiveKit SDKs.
 #[derive(Debug, Parser)]
@@ -41,6 +41,15 @@ pub(crate) enum Command {
     /// Look at the rooms of a mesh
     #[command(subcommand)]
     Room(admin::RoomCommand),
+    /// Create, list, rotate and revoke API keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Create and list projects
+    #[command(subcommand)]
+    Project(key::ProjectCommand),
+    /// Read and check the log of what operators changed
+    #[command(subcommand)]
+    Audit(key::AuditCommand),
     /// Put clients on a mesh and measure what they and the edges see
     Load(lab::load::Options),
 }

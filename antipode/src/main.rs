@@ -2,6 +2,7 @@
 
 mod admin;
 mod cli;
+mod key;
 mod role;
 mod token;
 mod up;
@@ -42,6 +43,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Token(options) => token::run(&options),
         Command::Node(command) => admin::node(command).await,
         Command::Room(command) => admin::room(command).await,
+        Command::Key(command) => key::key(command).await,
+        Command::Project(command) => key::project(command).await,
+        Command::Audit(command) => key::audit(command).await,
         Command::Load(options) => {
             telemetry::init(&cli.log.over(None))?;
             load(options).await

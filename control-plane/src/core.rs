@@ -1,6 +1,7 @@
 //! The control plane's core: who serves which room, and what every node is told. Sans-IO: inputs and the time go in,
 //! outputs come out in the order in which they take effect.
 
+mod attendance;
 mod room;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,6 +21,7 @@ use crate::config::RoomPolicy;
 use crate::planner::{Role, Topology};
 use crate::registry::{Refused, Registry, SessionId, Verdict};
 use crate::store::{Change, Fenced, Saved, Update};
+use attendance::Attendance;
 pub use room::AssignError;
 use room::Room;
 
@@ -161,6 +163,7 @@ pub struct Core {
     /// No plan had an epoch above this when its room ended: where the next room's epochs start.
     epoch_floor: u64,
     unsaved: BTreeSet<RoomName>,
+    attendance: Attendance,
     peers_sent: BTreeMap<SessionId, PeerList>,
     timers: BTreeSet<(Instant, Timer)>,
     outputs: VecDeque<Output>,
@@ -178,6 +181,7 @@ impl Core {
             rooms: BTreeMap::new(),
             epoch_floor: 0,
             unsaved: BTreeSet::new(),
+            attendance: Attendance::default(),
             peers_sent: BTreeMap::new(),
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
@@ -370,6 +374,7 @@ impl Core {
 
     fn report(&mut self, now: Instant, node: &NodeId, report: RoomReport) {
         if self.reported(now, node, &report) {
+            self.attend(now, node, &report);
             let node = node.clone();
             self.outputs
                 .push_back(Output::Update(Update::Report { node, report }));

@@ -6,5 +6,6 @@
 )]
 
 mod gateway;
+mod keys;
 mod plane;
 mod services;
