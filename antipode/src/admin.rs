@@ -64,7 +64,12 @@ pub(crate) async fn connect(url: &str) -> anyhow::Result<AdminClient<Channel>> {
 }
 
 impl Target {
-    /// Connects to it.
+    /// Whether JSON is wanted.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Connects to the control plane that is meant.
     ///
     /// # Errors
     /// As [`connect`].
@@ -315,7 +320,7 @@ fn state_name(state: NodeState) -> &'static str {
 }
 
 /// Time since a moment in milliseconds since the Unix epoch, in its largest unit.
-fn age(since_ms: u64) -> String {
+pub(crate) fn age(since_ms: u64) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -329,20 +334,24 @@ fn age(since_ms: u64) -> String {
     }
 }
 
-/// A table's row.
+/// A row of a table.
 pub(crate) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.into_iter().map(str::to_owned).collect()
 }
 
-fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
+/// Prints JSON for people and programs.
+///
+/// # Errors
+/// When standard output is closed.
+pub(crate) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{value:#}")?;
     Ok(())
 }
 
-/// Prints rows with their columns aligned.
+/// Prints a table with its columns aligned.
 ///
 /// # Errors
-/// When the output cannot be written.
+/// When standard output is closed.
 pub(crate) fn print_table(rows: &[Vec<String>]) -> anyhow::Result<()> {
     std::io::stdout().write_all(table(rows).as_bytes())?;
     Ok(())

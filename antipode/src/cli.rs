@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use runtime::telemetry::{LogConfig, LogFormat};
 
-use crate::{admin, explain, geo_data, role, token, up};
+use crate::{admin, explain, geo_data, key, role, token, up};
 
 /// Antipode: an edge-distributed SFU mesh that works with LiveKit SDKs.
 #[derive(Debug, Parser)]
@@ -46,6 +46,15 @@ pub(crate) enum Command {
     /// Data that tells where addresses are
     #[command(subcommand)]
     Geo(geo_data::GeoCommand),
+    /// Create, list, rotate and revoke API keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Create and list projects
+    #[command(subcommand)]
+    Project(key::ProjectCommand),
+    /// Read and check the log of what operators changed
+    #[command(subcommand)]
+    Audit(key::AuditCommand),
     /// Put clients on a mesh and measure what they and the edges see
     Load(lab::load::Options),
 }

@@ -4,6 +4,7 @@ mod admin;
 mod cli;
 mod explain;
 mod geo_data;
+mod key;
 mod role;
 mod token;
 mod up;
@@ -46,6 +47,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Room(command) => admin::room(command).await,
         Command::Explain(options) => explain::run(options).await,
         Command::Geo(command) => geo_data::run(command),
+        Command::Key(command) => key::key(command).await,
+        Command::Project(command) => key::project(command).await,
+        Command::Audit(command) => key::audit(command).await,
         Command::Load(options) => {
             telemetry::init(&cli.log.over(None))?;
             load(options).await

@@ -186,6 +186,58 @@ fn a_mesh_comes_up_restarts_what_dies_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn keys_come_and_go_at_running_edges() {
+    let mesh = Mesh::start(
+        "keys",
+        &["--regions", "fra", "--relays", "", "--wan", "off"],
+    );
+    let grpc = mesh.line["control"][0]["grpc"].as_str().unwrap();
+    let edge = mesh.line["edges"][0]["url"].as_str().unwrap();
+    let edge = edge.replace("ws://", "http://");
+    let run = |arguments: &[&str]| {
+        let arguments = [arguments, &["--url", grpc]].concat();
+        let output = Command::new(ANTIPODE).args(&arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        output.stdout
+    };
+    run(&["project", "create", "acme"]);
+    let made = run(&["key", "create", "--project", "acme", "--json"]);
+    let made: Value = serde_json::from_slice(&made).unwrap();
+    let (key, secret) = (
+        made["key"].as_str().unwrap(),
+        made["secret"].as_str().unwrap(),
+    );
+    let admitted = |secret: &str| {
+        let token = Command::new(ANTIPODE)
+            .args(["token", "--room", "R", "--identity", "ada"])
+            .args(["--api-key", key, "--api-secret", secret])
+            .output()
+            .unwrap();
+        let token = String::from_utf8(token.stdout).unwrap();
+        get(
+            &edge,
+            &format!("/rtc/validate?access_token={}", token.trim()),
+        )
+        .is_some()
+    };
+    let within = Duration::from_secs(2);
+    eventually("the key is known", within, || admitted(secret));
+    let fresh = run(&["key", "rotate", key, "--project", "acme", "--json"]);
+    let fresh: Value = serde_json::from_slice(&fresh).unwrap();
+    let fresh = fresh["secret"].as_str().unwrap();
+    eventually("the secret before is refused", within, || !admitted(secret));
+    assert!(admitted(fresh));
+    run(&["key", "revoke", key, "--project", "acme"]);
+    eventually("the key is refused", within, || !admitted(fresh));
+    let log = run(&["audit", "list", "--json"]);
+    let log: Value = serde_json::from_slice(&log).unwrap();
+    let last = log.as_array().unwrap().last().unwrap();
+    assert_eq!(last["action"], "key.revoke");
+    assert!(!log.to_string().contains(fresh));
+    run(&["audit", "verify"]);
+}
+
+#[test]
 fn nothing_outlives_a_killed_parent() {
     let mesh = Mesh::start(
         "orphans",
@@ -226,6 +278,13 @@ fn bad_configuration_is_one_line_and_code_64() {
     for arguments in [
         &["up", "--regions", "atlantis"][..],
         &["control", "--check-config", "--set", "grcp=127.0.0.1:1"],
+        &[
+            "control",
+            "--check-config",
+            "--set",
+            "database_url=postgres://h/d",
+        ],
+        &["control", "--check-config", "--set", "redis_url=http://h"],
         &["relay", "--check-config"],
         &["edge", "--config", &path],
         &["fly"],

@@ -1,5 +1,5 @@
 //! How long `Rooms.Assign` takes over loopback with the real database, and how long planning anew takes after a node's
-//! loss. Prints one line of JSON.
+//! loss. Prints one line of JSON. With `--stores` on private PostgreSQL (fsync on) and Redis, otherwise on SQLite.
 
 use std::time::{Duration, Instant};
 
@@ -25,12 +25,19 @@ const NODES: u32 = 100;
 async fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let free = ([127, 0, 0, 1], 0).into();
-    let config = Config {
+    let mut config = Config {
         grpc: free,
         http: free,
         data_dir: folder.path().to_owned(),
         ..Config::default()
     };
+    let servers = std::env::args().any(|flag| flag == "--stores");
+    let servers = servers.then(Servers::start).transpose()?;
+    if let Some(Servers { postgres, redis }) = &servers {
+        config.database_url = Some(postgres.create("assign")?.into());
+        config.redis_url = Some(redis.url().into());
+        config.master_key = Some(control_plane::store::sealed::generate()?);
+    }
     let shutdown = CancellationToken::new();
     let server = Server::start(&config, &prometheus::Registry::new(), shutdown.clone()).await?;
     let url = format!("http://{}", server.grpc_addr());
@@ -47,6 +54,7 @@ async fn main() -> anyhow::Result<()> {
     let us = |time: Duration| time.as_secs_f64() * 1e6;
     let result = serde_json::json!({
         "case": "assign",
+        "stores": if servers.is_some() { "postgresql+redis" } else { "sqlite+memory" },
         "calls": CALLS,
         "new_room_us": { "p50": us(first.0), "p99": us(first.1) },
         "second_edge_us": { "p50": us(second.0), "p99": us(second.1) },
@@ -57,6 +65,21 @@ async fn main() -> anyhow::Result<()> {
     drop(sessions);
     shutdown.cancel();
     server.stopped().await
+}
+
+/// Private servers; they end with this.
+struct Servers {
+    postgres: lab::services::Postgres,
+    redis: lab::services::Redis,
+}
+
+impl Servers {
+    fn start() -> anyhow::Result<Self> {
+        Ok(Self {
+            postgres: lab::services::Postgres::start()?,
+            redis: lab::services::Redis::start()?,
+        })
+    }
 }
 
 fn writeln(result: &serde_json::Value) -> std::io::Result<()> {

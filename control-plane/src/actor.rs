@@ -1,6 +1,6 @@
 //! The task that owns the core: feeds it, saves what it wants saved, then sends what it wants sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -31,6 +31,8 @@ const BATCH: usize = 256;
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
 /// Participants' sessions and events that wait while the store is away.
 const HISTORY_MAX: usize = 100_000;
+/// Of those, how many are saved at once: what piled up must not hold up rooms for longer than some tenths of a second.
+const HISTORY_BATCH: usize = 500;
 /// Longest wait for the store.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -208,7 +210,7 @@ struct Unsaved {
     rooms: BTreeMap<String, Change>,
     nodes: BTreeMap<NodeId, Change>,
     /// What happened, in order.
-    history: Vec<Change>,
+    history: VecDeque<Change>,
 }
 
 impl Unsaved {
@@ -224,7 +226,7 @@ impl Unsaved {
             }
             Change::NodeForgotten(node) => drop(self.nodes.insert(node.clone(), change)),
             Change::Joined(_) | Change::Left { .. } | Change::Webhook(_) => {
-                self.history.push(change);
+                self.history.push_back(change);
             }
         }
     }
@@ -236,7 +238,7 @@ impl Unsaved {
         excess
     }
 
-    /// All changes: ends of rooms before beginnings, so that a room of the same name may begin. One that began and ended
+    /// All changes, of the history the oldest: ends of rooms before beginnings, so that a room of the same name may begin. One that began and ended
     /// unsaved has no row and gets none.
     fn changes(&self) -> Vec<Change> {
         let living = self
@@ -246,9 +248,27 @@ impl Unsaved {
         let rooms = self.ended.values().chain(living.map(|(_, change)| change));
         rooms
             .chain(self.nodes.values())
-            .chain(&self.history)
+            .chain(self.history.iter().take(HISTORY_BATCH))
             .cloned()
             .collect()
+    }
+
+    /// Forgets what [`Unsaved::changes`] gave.
+    fn saved(&mut self) {
+        self.ended.clear();
+        self.rooms.clear();
+        self.nodes.clear();
+        let count = self.history.len().min(HISTORY_BATCH);
+        self.history.drain(..count);
+    }
+
+    /// Drops what is still to be told of rooms whose changes were not saved.
+    fn drop_events(&mut self, fenced: &[Fenced]) {
+        let of_fenced = |room: &RoomName| fenced.iter().any(|fenced| fenced.room == *room);
+        self.history.retain(|change| match change {
+            Change::Webhook(webhook) => !of_fenced(&webhook.room),
+            _ => true,
+        });
     }
 
     fn is_empty(&self) -> bool {
@@ -409,7 +429,9 @@ impl Actor {
         };
         self.act(effects, outcome.as_deref()).await;
         let input = match outcome {
-            Some(fenced) if fenced.is_empty() => return deadline,
+            Some(fenced) if fenced.is_empty() && self.unsaved.is_empty() => return deadline,
+            // The next part of what piled up.
+            Some(fenced) if fenced.is_empty() => return Instant::now(),
             Some(fenced) => Input::Fenced(fenced),
             None => Input::SaveFailed {
                 rooms: self.unsaved.rooms(),
@@ -438,7 +460,8 @@ impl Actor {
                 self.metrics.saves.with_label_values(&["ok"]).inc();
                 let count = u64::try_from(fenced.len()).unwrap_or(u64::MAX);
                 self.metrics.fenced.inc_by(count);
-                self.unsaved = Unsaved::default();
+                self.unsaved.saved();
+                self.unsaved.drop_events(&fenced);
                 return Some(fenced);
             }
             Ok(Err(error)) => error.to_string(),
@@ -560,5 +583,40 @@ impl Actor {
             let nodes = i64::try_from(self.core.node_count(state)).unwrap_or(i64::MAX);
             self.metrics.nodes.with_label_values(&[label]).set(nodes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(number: usize) -> Change {
+        Change::Left {
+            participant: format!("PA_{number}"),
+            at_ms: 1,
+        }
+    }
+
+    #[test]
+    fn history_is_saved_in_parts_and_bounded() {
+        let mut unsaved = Unsaved::default();
+        for number in 0..HISTORY_BATCH + 1 {
+            unsaved.add(left(number));
+        }
+        unsaved.add(Change::NodeForgotten("a".into()));
+        let first = unsaved.changes();
+        assert_eq!(first.len(), 1 + HISTORY_BATCH);
+        assert_eq!(first[1], left(0));
+        unsaved.saved();
+        assert_eq!(unsaved.changes(), [left(HISTORY_BATCH)]);
+        unsaved.saved();
+        assert!(unsaved.is_empty());
+
+        for number in 0..HISTORY_MAX + 3 {
+            unsaved.add(left(number));
+        }
+        assert_eq!(unsaved.bound(), 3);
+        assert_eq!(unsaved.changes()[0], left(3), "the oldest go");
+        assert_eq!(unsaved.bound(), 0);
     }
 }

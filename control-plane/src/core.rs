@@ -1,6 +1,7 @@
 //! The control plane's core: who serves which room, and what every node is told. Sans-IO: inputs and the time go in,
 //! outputs come out in the order in which they take effect.
 
+mod attendance;
 mod calls;
 mod events;
 mod presence;
@@ -24,6 +25,7 @@ use crate::prices::Prices;
 use crate::registry::{Node, Refused, Registry, SessionId, Verdict};
 use crate::rules::{Rules, Terms};
 use crate::store::{Change, Fenced, Saved, Update};
+use attendance::Attendance;
 pub(crate) use calls::METADATA_MAX;
 use calls::Pending;
 pub use calls::{Answer, Call, CallError};
@@ -203,6 +205,7 @@ pub struct Core {
     requests: u64,
     /// Rooms that were deleted lately.
     deleted: VecDeque<RoomSid>,
+    attendance: Attendance,
     peers_sent: BTreeMap<SessionId, PeerList>,
     timers: BTreeSet<(Instant, Timer)>,
     outputs: VecDeque<Output>,
@@ -224,6 +227,7 @@ impl Core {
             pending: BTreeMap::new(),
             requests: 0,
             deleted: VecDeque::new(),
+            attendance: Attendance::default(),
             peers_sent: BTreeMap::new(),
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),

@@ -34,6 +34,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an `Assign` may take; people wait for it.
 const ASSIGN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a room is asked for that replicas plan at the same time.
+const ASSIGN_TRIES: u32 = 3;
 /// Messages waiting in either direction. Beyond it [`Client::send`] refuses.
 const QUEUE: usize = 4096;
 
@@ -160,14 +162,25 @@ impl Client {
             .borrow()
             .as_ref()
             .map(|session| session.channel.clone());
-        let mut request = tonic::Request::new(AssignRequest {
-            room: room.as_str().to_owned(),
-            node_id: self.node.as_str().to_owned(),
-            room_config: room_config.to_vec(),
-        });
-        request.set_timeout(ASSIGN_TIMEOUT);
         let mut rooms = RoomsClient::new(channel.ok_or(Error::Disconnected)?);
-        let answer = tokio::time::timeout(ASSIGN_TIMEOUT, rooms.assign(request)).await;
+        let asking = async {
+            let mut tries = ASSIGN_TRIES;
+            loop {
+                let mut request = tonic::Request::new(AssignRequest {
+                    room: room.as_str().to_owned(),
+                    node_id: self.node.as_str().to_owned(),
+                    room_config: room_config.to_vec(),
+                });
+                request.set_timeout(ASSIGN_TIMEOUT);
+                tries -= 1;
+                match rooms.assign(request).await {
+                    // Two replicas planned the room at once; it is settled by now.
+                    Err(status) if status.code() == tonic::Code::Aborted && tries > 0 => {}
+                    answer => return answer,
+                }
+            }
+        };
+        let answer = tokio::time::timeout(ASSIGN_TIMEOUT, asking).await;
         let answer = answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer")));
         answer
             .map(tonic::Response::into_inner)

@@ -57,7 +57,7 @@ pub enum Error {
 pub struct Service {
     /// What it is: [`CONTROL`], [`EDGE`] or [`RELAY`].
     pub name: String,
-    /// Unique among all, for example the node's id.
+    /// Unique among all: a node's id (letters, digits, `.`, `_`, `-`).
     pub id: String,
     /// Host name or address where others reach it.
     pub address: String,
@@ -121,7 +121,8 @@ pub trait Registry: fmt::Debug + Send + Sync {
     /// Registers a process, or replaces what it said before. It passes from then on.
     fn register<'a>(&'a self, service: &'a Service) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// The process lives.
+    /// The process lives. Consul shows the note up to five minutes late unless its state changes (`check_update_interval`):
+    /// what others act on belongs into [`Service::meta`].
     ///
     /// # Errors
     /// [`Error::Unknown`] when it is not registered any more.

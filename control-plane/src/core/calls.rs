@@ -220,6 +220,7 @@ impl Core {
         let news = room.presence.clear(lk::DisconnectReason::RoomDeleted);
         self.tell(now, name, news);
         for node in members {
+            self.depart(now, &node, name);
             let session = self.registry.get(&node).and_then(|node| node.session);
             if let Some(session) = session {
                 self.order_deletion(session, name, &sid);

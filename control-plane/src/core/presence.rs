@@ -255,6 +255,7 @@ impl Core {
         if !self.reported(now, node, &report) {
             return;
         }
+        self.attend(now, node, &report);
         let news = match self.rooms.get_mut(&name) {
             Some(room) => room.presence.take(node, session, &report),
             None => Vec::new(),

@@ -381,6 +381,20 @@ impl Core {
         node.is_some_and(|node| allow.permits(&node.hello.region))
     }
 
+    /// Keeps the history of who was in a room, from a complete report.
+    pub(super) fn attend(&mut self, now: Instant, node: &NodeId, report: &RoomReport) {
+        let now_ms = self.wall_ms(now);
+        if let Some(room) = self.rooms.get(report.room.as_str()) {
+            let changes = self.attendance.reported(node, &room.sid, report, now_ms);
+            self.outputs.extend(changes.into_iter().map(Output::Save));
+        }
+    }
+
+    pub(super) fn depart(&mut self, now: Instant, node: &NodeId, name: &RoomName) {
+        let changes = self.attendance.gone(node, name, self.wall_ms(now));
+        self.outputs.extend(changes.into_iter().map(Output::Save));
+    }
+
     fn has_sid(&self, sid: &str) -> bool {
         self.rooms.values().any(|room| room.sid.as_str() == sid)
     }
@@ -403,6 +417,7 @@ impl Core {
         if room.members.remove(node).is_some() {
             self.replan(now, name, Some(node));
         }
+        self.depart(now, node, name);
         let gone = Update::ReportGone {
             node: node.clone(),
             room: name.clone(),
@@ -445,6 +460,7 @@ impl Core {
                 None => Vec::new(),
             };
             self.tell(now, &name, news);
+            self.depart(now, node, &name);
             self.replan(now, &name, None);
         }
     }

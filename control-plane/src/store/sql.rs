@@ -195,7 +195,10 @@ impl Sql {
                     at_ms: *at_ms,
                 };
                 match rooms::end(run, end, known, &self.writer).await? {
-                    rooms::Ended::Now => outcome.epochs.push((sid.clone(), None)),
+                    rooms::Ended::Now => {
+                        catalogue::end_sessions(run, sid, *at_ms).await?;
+                        outcome.epochs.push((sid.clone(), None));
+                    }
                     rooms::Ended::Otherwise(room) => {
                         outcome.room(run, sid.clone(), &room, None).await?;
                     }

@@ -394,11 +394,20 @@ async fn history_is_kept(twin: &Twin<'_>) {
         Change::Joined(session("PA_1", 10)),
         left("PA_1", 40),
         left("PA_unknown", 40),
+        // From one edge to another, which may tell later than the first one does.
+        Change::Joined(session("PA_3", 25)),
+        left("PA_3", 41),
+        Change::Joined(Session {
+            node: "edge-syd-0".into(),
+            ..session("PA_3", 25)
+        }),
     ];
     store.save(&changes).await.expect("saves");
     let mut first = session("PA_1", 10);
     first.left_at_ms = Some(30);
-    let expected = vec![first, session("PA_2", 20)];
+    let mut moved = session("PA_3", 25);
+    moved.node = "edge-syd-0".into();
+    let expected = vec![first, session("PA_2", 20), moved];
     assert_eq!(
         store.sessions(&"RM_1".into()).await.expect("reads"),
         expected
@@ -416,12 +425,16 @@ async fn history_is_kept(twin: &Twin<'_>) {
         store.past_rooms(&"R".into(), 1).await.expect("reads").len(),
         1
     );
-    // Who is still there stays; the one whose room is forgotten goes, whether its end was seen or not.
-    store.prune(31).await.expect("prunes");
+    let ends: Vec<_> = store.sessions(&"RM_1".into()).await.expect("reads");
+    let ends: Vec<_> = ends.iter().map(|session| session.left_at_ms).collect();
     assert_eq!(
-        store.sessions(&"RM_1".into()).await.expect("reads").len(),
-        1
+        ends,
+        [Some(30), Some(50), Some(50)],
+        "nobody outstays a room"
     );
+    store.prune(31).await.expect("prunes");
+    let kept = store.sessions(&"RM_1".into()).await.expect("reads");
+    assert_eq!(kept.len(), 2);
     store.prune(60).await.expect("prunes");
     assert_eq!(store.sessions(&"RM_1".into()).await.expect("reads"), []);
 }

@@ -13,7 +13,7 @@ use tonic_health::server::health_reporter;
 use crate::eventually;
 
 const PATIENCE: Duration = Duration::from_secs(15);
-const TTL: Duration = Duration::from_secs(1);
+const TTL: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn builtin() {
@@ -33,7 +33,7 @@ async fn suite(registry: &Arc<dyn Registry>) {
     a_query_waits_for_a_change(registry).await;
     who_is_silent_is_critical(registry).await;
     what_is_not_registered_cannot_pass(registry).await;
-    ids_may_hold_anything(registry).await;
+    ids_of_nodes_are_taken_as_they_are(registry).await;
     announced_services_are_watched(registry).await;
 }
 
@@ -173,8 +173,8 @@ async fn what_is_not_registered_cannot_pass(registry: &Arc<dyn Registry>) {
     );
 }
 
-async fn ids_may_hold_anything(registry: &Arc<dyn Registry>) {
-    let id = "a/../b ?c#d%2e\u{e4}";
+async fn ids_of_nodes_are_taken_as_they_are(registry: &Arc<dyn Registry>) {
+    let id = "Edge.fra_0-1";
     registry
         .register(&service("odd", id))
         .await

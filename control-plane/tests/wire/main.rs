@@ -8,6 +8,7 @@
 mod api;
 mod explain;
 mod gateway;
+mod keys;
 mod plane;
 mod services;
 mod signal;

@@ -169,7 +169,7 @@ impl Registry for Consul {
 }
 
 fn ttl_check(id: &str) -> String {
-    format!("{id}/ttl")
+    format!("{id}:ttl")
 }
 
 /// A service in the agent's words.
@@ -183,7 +183,7 @@ fn definition(service: &Service) -> serde_json::Value {
     })];
     if let Some(target) = &service.grpc {
         checks.push(json!({
-            "CheckID": format!("{}/grpc", service.id),
+            "CheckID": format!("{}:grpc", service.id),
             "Name": "gRPC health",
             "GRPC": target,
             "Interval": GRPC_INTERVAL,
@@ -308,7 +308,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             request.url().as_str(),
-            "http://h:8500/base/v1/agent/check/update/a%2F..%2Fb%3Fc%2Fttl"
+            "http://h:8500/base/v1/agent/check/update/a%2F..%2Fb%3Fc:ttl"
         );
     }
 

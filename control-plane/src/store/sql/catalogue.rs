@@ -83,12 +83,14 @@ fn node(row: &Row) -> Result<CatalogueNode, Error> {
 }
 
 pub(super) async fn save_session(run: &mut impl Run, session: &Session) -> Result<(), Error> {
-    // A report may be repeated; one that comes after the end brings nobody back.
+    // A report may be repeated; one that comes after the end brings nobody back, but from another edge: it moved.
     run.execute(
         sql("INSERT INTO participant_sessions \
              (participant_sid, room_sid, room, identity, label, node_id, joined_at_ms, left_at_ms) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (participant_sid) \
-             DO UPDATE SET node_id = excluded.node_id, label = excluded.label")
+             DO UPDATE SET node_id = excluded.node_id, label = excluded.label, \
+             left_at_ms = CASE WHEN participant_sessions.node_id = excluded.node_id \
+             THEN participant_sessions.left_at_ms END")
         .with(session.participant.as_str())
         .with(session.room_sid.as_str())
         .with(session.room.as_str())
@@ -111,6 +113,22 @@ pub(super) async fn end_session(
         sql("UPDATE participant_sessions SET left_at_ms = $2 \
              WHERE participant_sid = $1 AND left_at_ms IS NULL")
         .with(participant)
+        .with(at_ms),
+    )
+    .await?;
+    Ok(())
+}
+
+/// A room ended: nobody is in it any more.
+pub(super) async fn end_sessions(
+    run: &mut impl Run,
+    room: &RoomSid,
+    at_ms: u64,
+) -> Result<(), Error> {
+    run.execute(
+        sql("UPDATE participant_sessions SET left_at_ms = $2 \
+             WHERE room_sid = $1 AND left_at_ms IS NULL")
+        .with(room.as_str())
         .with(at_ms),
     )
     .await?;
