@@ -229,6 +229,16 @@ impl Scene {
     }
 }
 
+/// Any attribute.
+struct Raw(AttrType, Vec<u8>);
+
+impl Setter for Raw {
+    fn add_to(&self, message: &mut Message) -> rtc_shared::error::Result<()> {
+        message.add(self.0, &self.1);
+        Ok(())
+    }
+}
+
 fn udp() -> RequestedTransport {
     RequestedTransport {
         protocol: PROTO_UDP,
@@ -474,20 +484,13 @@ fn quotas_and_options_that_are_not_served() {
     };
     assert_eq!(scene.ask(METHOD_ALLOCATE, &[&tcp]).code(), 442);
     assert_eq!(scene.ask(METHOD_ALLOCATE, &[]).code(), 400);
-    struct Raw(AttrType, &'static [u8]);
-    impl Setter for Raw {
-        fn add_to(&self, message: &mut Message) -> rtc_shared::error::Result<()> {
-            message.add(self.0, self.1);
-            Ok(())
-        }
-    }
-    let even: [&dyn Setter; 2] = [&udp(), &Raw(ATTR_EVEN_PORT, &[0])];
+    let even: [&dyn Setter; 2] = [&udp(), &Raw(ATTR_EVEN_PORT, vec![0])];
     assert_eq!(scene.ask(METHOD_ALLOCATE, &even).code(), 420);
     let six: [&dyn Setter; 2] = [
         &udp(),
         &Raw(
             rtc_stun::attributes::ATTR_REQUESTED_ADDRESS_FAMILY,
-            &[2, 0, 0, 0],
+            vec![2, 0, 0, 0],
         ),
     ];
     assert_eq!(scene.ask(METHOD_ALLOCATE, &six).code(), 440);
@@ -545,6 +548,25 @@ proptest! {
         prop_assert_eq!(relayed, None);
         prop_assert!(scene.client.relayed().is_some());
         let _ = split(&bytes);
+    }
+
+    /// Genuine requests with any attributes are answered and nothing foreign is permitted.
+    #[test]
+    fn signed_garbage_is_answered(
+        method in 0_usize..4,
+        attributes in proptest::collection::vec((any::<u16>(), proptest::collection::vec(any::<u8>(), 0..24)), 0..6),
+        known in any::<bool>(),
+    ) {
+        const KINDS: [u16; 7] = [0x000C, 0x000D, 0x0012, 0x0013, 0x0017, 0x0019, 0x001A];
+        let methods = [METHOD_ALLOCATE, METHOD_REFRESH, METHOD_CREATE_PERMISSION, METHOD_CHANNEL_BIND];
+        let mut scene = Scene::allocated();
+        let raw: Vec<Raw> = attributes
+            .into_iter()
+            .map(|(kind, value)| Raw(AttrType(if known { KINDS[usize::from(kind) % KINDS.len()] } else { kind | 0x4000 }), value))
+            .collect();
+        let parts: Vec<&dyn Setter> = raw.iter().map(|one| one as &dyn Setter).collect();
+        scene.ask(methods[method], &parts);
+        prop_assert_eq!(scene.send("10.0.0.1:7882", b"x"), None);
     }
 
     /// A genuine request of which one byte is changed is never taken for genuine.
