@@ -73,8 +73,11 @@ pub struct Explainer {
     handle: Handle,
     ephemeral: Arc<dyn Ephemeral>,
     placer: Arc<Placer>,
-    links: Arc<Mutex<Option<(Instant, Arc<Links>)>>>,
+    links: Arc<Mutex<Option<ReadLinks>>>,
 }
+
+/// Round trips between nodes, and when they were read.
+type ReadLinks = (Instant, Arc<Links>);
 
 impl Explainer {
     /// Over these parts.

@@ -154,27 +154,33 @@ pub async fn follow(
 
 async fn load(sources: &Sources, scratch: &Path, placer: &Placer) {
     let (sources, scratch) = (sources.clone(), scratch.to_owned());
-    let opening = tokio::task::spawn_blocking(move || sources.open(&scratch));
-    match opening.await {
-        Ok(Ok(atlas)) => {
-            let mut told = Vec::new();
-            for database in atlas.databases() {
-                tracing::info!(
-                    name = database.name(),
-                    built_at_s = database.built_at_s(),
-                    "geo data opened"
-                );
-                told.extend(database.attribution());
-            }
-            told.dedup();
-            for attribution in told {
-                tracing::info!("{attribution}");
-            }
+    let opening = tokio::task::spawn_blocking(move || sources.open(&scratch)).await;
+    let opened = opening.unwrap_or_else(|error| {
+        Err(Error::Unreadable {
+            path: PathBuf::new(),
+            source: std::io::Error::other(error),
+        })
+    });
+    match opened {
+        Ok(atlas) => {
+            tell(&atlas);
             placer.set_atlas(atlas);
         }
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "geo data not opened; clients are placed without it")
+        Err(error) => {
+            tracing::warn!(%error, "geo data not opened; clients are placed by what was there before");
         }
-        Err(error) => tracing::warn!(%error, "opening geo data failed"),
+    }
+}
+
+/// Says in the log what was opened, and whose it is.
+fn tell(atlas: &Atlas<PrivateMap>) {
+    for database in atlas.databases() {
+        let attribution = database.attribution();
+        tracing::info!(
+            name = database.name(),
+            built_at_s = database.built_at_s(),
+            attribution = attribution.map(tracing::field::display),
+            "geo data opened"
+        );
     }
 }

@@ -408,7 +408,7 @@ impl<'a> Solver<'a> {
         (0..self.count())
             .filter(stands)
             .min_by_key(|x| (!is_relay(*x), self.around_us(from, to, *x), *x))
-            .or((way != Way::Straight).then_some(to))
+            .or_else(|| (way != Way::Straight).then_some(to))
     }
 
     fn shape(&self, ways: &Ways, hubs: &[usize]) -> Shape {

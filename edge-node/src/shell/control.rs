@@ -83,14 +83,13 @@ fn take_plan(edge: &SharedEdge, plan: RoomPlan) {
 pub async fn follow_plane(edge: SharedEdge, mut events: mpsc::Receiver<PlaneEvent>) {
     let mut client_rtts = ClientRtts::default();
     while let Some(event) = events.recv().await {
-        match event {
-            PlaneEvent::ClientRtts(measured) => {
-                if let Some(report) = client_rtts.take(Instant::now(), measured) {
-                    // Without a session nobody is there to learn from it.
-                    edge.control.send(ToControl::Clients(report)).ok();
-                }
-            }
-            event => from_plane(&edge, event),
+        let PlaneEvent::ClientRtts(measured) = event else {
+            from_plane(&edge, event);
+            continue;
+        };
+        if let Some(report) = client_rtts.take(Instant::now(), measured) {
+            // Without a session nobody is there to learn from it.
+            edge.control.send(ToControl::Clients(report)).ok();
         }
     }
 }

@@ -10,8 +10,8 @@ enum Value {
     U16(u16),
     U32(u32),
     U64(u64),
-    Map(Vec<(&'static str, Value)>),
-    Array(Vec<Value>),
+    Map(Vec<(&'static str, Self)>),
+    Array(Vec<Self>),
 }
 
 use Value::{Array, Double, Float, Map, Text, U16, U32, U64};
