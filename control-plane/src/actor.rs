@@ -13,9 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::core::{
-    Answer, AssignError, Call, CallError, Core, Input, Output, Settings, Ticket,
-};
+use crate::core::{Answer, AssignError, Call, CallError, Core, Input, Output, Settings, Ticket};
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Pushed};
 use crate::planner::Decision;
@@ -457,9 +455,9 @@ impl Actor {
         let saving = tokio::time::timeout(SAVE_TIMEOUT, self.stores.durable.save(&changes));
         let error = match saving.await {
             Ok(Ok(fenced)) => {
-                self.metrics.saves.with_label_values(&["ok"]).inc();
+                self.metrics.stores.saves.with_label_values(&["ok"]).inc();
                 let count = u64::try_from(fenced.len()).unwrap_or(u64::MAX);
-                self.metrics.fenced.inc_by(count);
+                self.metrics.stores.fenced.inc_by(count);
                 self.unsaved.saved();
                 self.unsaved.drop_events(&fenced);
                 return Some(fenced);
@@ -467,11 +465,15 @@ impl Actor {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_owned(),
         };
-        self.metrics.saves.with_label_values(&["failed"]).inc();
+        self.metrics
+            .stores
+            .saves
+            .with_label_values(&["failed"])
+            .inc();
         let lost = self.unsaved.bound();
         if lost > 0 {
             let count = u64::try_from(lost).unwrap_or(u64::MAX);
-            let counter = self.metrics.saves.with_label_values(&["lost"]);
+            let counter = self.metrics.stores.saves.with_label_values(&["lost"]);
             counter.inc_by(count);
             tracing::warn!(lost, "history dropped: the store is away for too long");
         }

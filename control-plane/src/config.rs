@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-pub use runtime::secret::Secret;
 use ipnet::IpNet;
+pub use runtime::secret::Secret;
 use runtime::telemetry::LogConfig;
 use runtime::tls::listener::Files;
 use serde::{Deserialize, Serialize};

@@ -345,6 +345,7 @@ impl Core {
         );
         if let Some(session) = welcomed.replaces {
             self.peers_sent.remove(&session);
+            self.give_up_session(session);
             self.outputs.push_back(Output::Close {
                 session,
                 reason: None,

@@ -77,7 +77,9 @@ pub async fn serve(
         .add_service(reflection)
         .add_service(NodeSessionServer::new(sessions))
         .add_service(RoomsServer::new(rooms::Rooms::new(handle, metrics)))
-        .add_service(AdminServer::new(admin::Admin::new(durable, ephemeral, explainer)));
+        .add_service(AdminServer::new(admin::Admin::new(
+            durable, ephemeral, explainer,
+        )));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = server.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::pin!(serving);

@@ -145,7 +145,7 @@ async fn guard(State(gateway): State<Gateway>, request: Request, next: Next) -> 
         400..=499 => "4xx",
         _ => "5xx",
     };
-    let counter = &gateway.metrics.http_requests;
+    let counter = &gateway.metrics.gateway.requests;
     counter.with_label_values(&[class]).inc();
     let headers = response.headers_mut();
     let fixed: [(HeaderName, &'static str); 6] = [

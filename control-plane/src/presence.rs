@@ -60,7 +60,7 @@ pub fn start(
 async fn count(role: &'static str, mut views: watch::Receiver<View>, metrics: Metrics) {
     while views.changed().await.is_ok() {
         let view = views.borrow_and_update().clone();
-        metrics.registry_up.set(i64::from(view.current));
+        metrics.stores.registry_up.set(i64::from(view.current));
         for (health, label) in [
             (Health::Passing, "passing"),
             (Health::Warning, "warning"),
@@ -69,7 +69,7 @@ async fn count(role: &'static str, mut views: watch::Receiver<View>, metrics: Me
             let all = view.instances.values();
             let count = all.filter(|instance| instance.health == health).count();
             let count = i64::try_from(count).unwrap_or(i64::MAX);
-            let gauge = metrics.registered.with_label_values(&[role, label]);
+            let gauge = metrics.stores.registered.with_label_values(&[role, label]);
             gauge.set(count);
         }
     }

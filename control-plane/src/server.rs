@@ -21,15 +21,15 @@ use crate::config::Config;
 use crate::core::Settings;
 use crate::explain::Explainer;
 use crate::grpc::{self, Services};
-use crate::keyring::{Follower, Keyring};
 use crate::http::{self, EdgeClient, Gateway, RateLimits};
+use crate::keyring::{Follower, Keyring};
 use crate::metrics::Metrics;
-use crate::presence;
-use crate::store::audit::By;
-use crate::store::{self, Durable, Ephemeral};
-use crate::upkeep;
 use crate::placement::Placer;
 use crate::placement::geo_data::{self, Sources};
+use crate::presence;
+use crate::store::audit::By;
+use crate::store::{self, Durable, Ephemeral, Saved};
+use crate::upkeep;
 use crate::webhook::{Courier, Target, Webhooks};
 
 /// A control plane that serves.
@@ -61,31 +61,19 @@ impl Server {
         runtime::tls::install_provider();
         config.check()?;
         let metrics = Metrics::register(registry).context("metrics")?;
-        let durable = store::open::durable(config).await.context("database")?;
-        let ephemeral = store::open::ephemeral(config, &metrics, &shutdown);
-        let ephemeral = ephemeral.await.context("redis_url")?;
-        let (keyring, version) = keys(config, &*durable).await.context("API keys")?;
-        let saved = durable.load().await.context("saved state")?;
-        tracing::info!(
-            rooms = saved.rooms.len(),
-            nodes = saved.nodes.len(),
-            "saved state loaded"
-        );
+        let (state, saved) = State::open(config, &metrics, &shutdown).await?;
+        let State {
+            durable,
+            ephemeral,
+            keyring,
+            ..
+        } = state.clone();
         let grpc_listener = bind(config.grpc, "gRPC").await?;
         let http_listener = bind(config.http, "HTTP").await?;
         let (grpc, http) = (grpc_listener.local_addr()?, http_listener.local_addr()?);
 
         let tls = gateway_tls(config, registry, &shutdown)?;
-        let webhooks = webhooks(config, &keyring)?;
-        if let Some(webhooks) = &webhooks {
-            let courier = Courier::new(
-                webhooks.clone(),
-                Arc::clone(&durable),
-                keyring.clone(),
-                metrics.clone(),
-            );
-            tokio::spawn(courier.context("webhooks")?.run(shutdown.clone()));
-        }
+        let webhooks = webhooks(config, (&durable, &keyring), &metrics, &shutdown)?;
         let stores = Stores {
             durable: Arc::clone(&durable),
             ephemeral: Arc::clone(&ephemeral),
@@ -99,16 +87,9 @@ impl Server {
             shutdown.clone(),
         );
         let authority = Arc::new(handle.clone());
-        let follower = Follower {
-            durable: Arc::clone(&durable),
-            ephemeral: Arc::clone(&ephemeral),
-            keyring: keyring.clone(),
-            handle: handle.clone(),
-            version,
-        };
         let replicas = presence::start(config, (grpc, http), &metrics, &shutdown)?;
         // Both end with `shutdown` and hold nothing that anybody waits for.
-        tokio::spawn(follower.run(shutdown.clone()));
+        tokio::spawn(state.follower(&handle).run(shutdown.clone()));
         tokio::spawn(upkeep::prune(Arc::clone(&durable), shutdown.clone()));
         let explainer = explainer(config, (&handle, &ephemeral), &shutdown).await?;
         let services = Services {
@@ -118,7 +99,6 @@ impl Server {
             metrics: metrics.clone(),
             explainer: explainer.clone(),
         };
-        let rates = RateLimits::new(config.rate_per_address, config.rate_per_key);
         let gateway = Gateway {
             ephemeral,
             authority,
@@ -128,22 +108,13 @@ impl Server {
             token_valid: Duration::from_secs(config.token_valid_s),
             metrics: metrics.clone(),
             edges: EdgeClient::new(config.edge_ca.as_deref()).context("edge_ca")?,
-            rates: rates.clone(),
+            rates: RateLimits::new(config.rate_per_address, config.rate_per_key),
             secure: tls.is_some(),
             explainer,
             trusted_proxies: config.trusted_proxies.clone().into(),
         };
-        tokio::spawn(rates.forget_idle(shutdown.clone()));
-        let limits = Limits {
-            connections: config.http_connections,
-            ..Limits::default()
-        };
-        let listener = runtime::http::Listener {
-            tcp: http_listener,
-            tls,
-            limits,
-            connections: metrics.http_connections.clone(),
-        };
+        let listener = listener(config, http_listener, tls, &metrics);
+        tokio::spawn(gateway.rates.clone().forget_idle(shutdown.clone()));
         let router = http::router(gateway);
         let tasks = Tasks {
             actor,
@@ -185,6 +156,71 @@ impl Server {
             async { http.await.context("HTTP task") },
         );
         all.map(|_| ())
+    }
+}
+
+/// What outlives the process and what does not, and the keys.
+#[derive(Clone, Debug)]
+struct State {
+    durable: Arc<dyn Durable>,
+    ephemeral: Arc<dyn Ephemeral>,
+    keyring: Keyring,
+    version: u64,
+}
+
+impl State {
+    /// Opens the stores; what was saved as well.
+    async fn open(
+        config: &Config,
+        metrics: &Metrics,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<(Self, Saved)> {
+        let durable = store::open::durable(config).await.context("database")?;
+        let ephemeral = store::open::ephemeral(config, metrics, shutdown);
+        let ephemeral = ephemeral.await.context("redis_url")?;
+        let (keyring, version) = keys(config, &*durable).await.context("API keys")?;
+        let saved = durable.load().await.context("saved state")?;
+        tracing::info!(
+            rooms = saved.rooms.len(),
+            nodes = saved.nodes.len(),
+            "saved state loaded"
+        );
+        let state = Self {
+            durable,
+            ephemeral,
+            keyring,
+            version,
+        };
+        Ok((state, saved))
+    }
+
+    /// Keeps the keys up to date.
+    fn follower(self, handle: &Handle) -> Follower {
+        Follower {
+            durable: self.durable,
+            ephemeral: self.ephemeral,
+            keyring: self.keyring,
+            handle: handle.clone(),
+            version: self.version,
+        }
+    }
+}
+
+/// The gateway's listener with its limits.
+fn listener(
+    config: &Config,
+    tcp: TcpListener,
+    tls: Option<Acceptor>,
+    metrics: &Metrics,
+) -> runtime::http::Listener {
+    runtime::http::Listener {
+        tcp,
+        tls,
+        limits: Limits {
+            connections: config.http_connections,
+            ..Limits::default()
+        },
+        connections: metrics.gateway.connections.clone(),
     }
 }
 
@@ -243,9 +279,17 @@ async fn follow_geo_data(
     Ok(())
 }
 
-/// Who is told of events; none when nobody is to be told.
-fn webhooks(config: &Config, keys: &Keyring) -> anyhow::Result<Option<Webhooks>> {
+/// Starts to tell of events; none when nobody is to be told.
+fn webhooks(
+    config: &Config,
+    (durable, keys): (&Arc<dyn Durable>, &Keyring),
+    metrics: &Metrics,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Webhooks>> {
     let targets = config.webhook_targets()?;
+    if targets.is_empty() {
+        return Ok(None);
+    }
     for Target { key, .. } in &targets {
         if key.as_ref().is_some_and(|key| keys.get(key).is_none()) {
             tracing::warn!(
@@ -254,7 +298,15 @@ fn webhooks(config: &Config, keys: &Keyring) -> anyhow::Result<Option<Webhooks>>
             );
         }
     }
-    Ok((!targets.is_empty()).then(|| Webhooks::new(targets)))
+    let webhooks = Webhooks::new(targets);
+    let courier = Courier::new(
+        webhooks.clone(),
+        Arc::clone(durable),
+        keys.clone(),
+        metrics.clone(),
+    );
+    tokio::spawn(courier.context("webhooks")?.run(shutdown.clone()));
+    Ok(Some(webhooks))
 }
 
 fn now_ms() -> u64 {

@@ -1,10 +1,12 @@
 //! Who is in which room, for the history: participants' sessions begin and end with what edges report.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use proto::control::RoomReport;
 use proto::{Identity, NodeId, RoomName, RoomSid};
 
+use super::{Core, Output};
 use crate::store::Change;
 use crate::store::catalogue::Session;
 
@@ -71,6 +73,23 @@ impl Attendance {
         };
         // Nobody comes, so the session id is not used.
         self.reported(node, &RoomSid::from(""), &report, now_ms)
+    }
+}
+
+impl Core {
+    /// Keeps the history of who was in a room, from a complete report.
+    pub(super) fn attend(&mut self, now: Instant, node: &NodeId, report: &RoomReport) {
+        let now_ms = self.wall_ms(now);
+        if let Some(room) = self.rooms.get(report.room.as_str()) {
+            let changes = self.attendance.reported(node, &room.sid, report, now_ms);
+            self.outputs.extend(changes.into_iter().map(Output::Save));
+        }
+    }
+
+    /// An edge serves a room no more.
+    pub(super) fn depart(&mut self, now: Instant, node: &NodeId, name: &RoomName) {
+        let changes = self.attendance.gone(node, name, self.wall_ms(now));
+        self.outputs.extend(changes.into_iter().map(Output::Save));
     }
 }
 

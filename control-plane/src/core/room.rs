@@ -58,7 +58,7 @@ pub enum AssignError {
 /// A room that lives.
 #[derive(Clone, Debug)]
 pub(super) struct Room {
-    sid: RoomSid,
+    pub(super) sid: RoomSid,
     created_at_ms: u64,
     epoch: u64,
     /// Edges that serve it. Doubted ones came back lately and have not reported the room yet.
@@ -379,20 +379,6 @@ impl Core {
         let allow = &self.terms(name).allow;
         let node = self.registry.get(node);
         node.is_some_and(|node| allow.permits(&node.hello.region))
-    }
-
-    /// Keeps the history of who was in a room, from a complete report.
-    pub(super) fn attend(&mut self, now: Instant, node: &NodeId, report: &RoomReport) {
-        let now_ms = self.wall_ms(now);
-        if let Some(room) = self.rooms.get(report.room.as_str()) {
-            let changes = self.attendance.reported(node, &room.sid, report, now_ms);
-            self.outputs.extend(changes.into_iter().map(Output::Save));
-        }
-    }
-
-    pub(super) fn depart(&mut self, now: Instant, node: &NodeId, name: &RoomName) {
-        let changes = self.attendance.gone(node, name, self.wall_ms(now));
-        self.outputs.extend(changes.into_iter().map(Output::Save));
     }
 
     fn has_sid(&self, sid: &str) -> bool {

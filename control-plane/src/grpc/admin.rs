@@ -7,11 +7,10 @@ use proto::control::admin_server;
 use proto::control::{
     CreateKeyRequest, CreateKeyResponse, CreateProjectRequest, CreateProjectResponse,
     ExplainRequest, ExplainResponse, GetRoomRequest, GetRoomResponse, ListAuditRequest,
-    ListAuditResponse, ListKeysRequest,
-    ListKeysResponse, ListLinksRequest, ListLinksResponse, ListNodesRequest, ListNodesResponse,
-    ListProjectsRequest, ListProjectsResponse, ListRoomsRequest, ListRoomsResponse,
-    RevokeKeyRequest, RevokeKeyResponse, RotateKeyRequest, RotateKeyResponse, VerifyAuditRequest,
-    VerifyAuditResponse,
+    ListAuditResponse, ListKeysRequest, ListKeysResponse, ListLinksRequest, ListLinksResponse,
+    ListNodesRequest, ListNodesResponse, ListProjectsRequest, ListProjectsResponse,
+    ListRoomsRequest, ListRoomsResponse, RevokeKeyRequest, RevokeKeyResponse, RotateKeyRequest,
+    RotateKeyResponse, VerifyAuditRequest, VerifyAuditResponse,
 };
 use tonic::{Request, Response, Status};
 

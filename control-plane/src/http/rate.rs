@@ -121,7 +121,10 @@ pub(super) fn check(gateway: &Gateway, request: &Request) -> Result<(), ApiError
         return Ok(());
     };
     let address = client_address(peer.ip(), request.headers(), &gateway.trusted_proxies);
-    gateway.rates.check_address(address).inspect_err(|_| gateway.metrics.rate_limited.inc())
+    gateway
+        .rates
+        .check_address(address)
+        .inspect_err(|_| gateway.metrics.gateway.rate_limited.inc())
 }
 
 #[cfg(test)]

@@ -229,9 +229,9 @@ async fn tunnel(
     };
     match ends.await {
         Ok((client, edge)) => {
-            gateway.metrics.tunnels.inc();
+            gateway.metrics.gateway.tunnels.inc();
             copy(client, edge).await;
-            gateway.metrics.tunnels.dec();
+            gateway.metrics.gateway.tunnels.dec();
         }
         Err(error) => tracing::debug!(%error, "signalling was not upgraded"),
     }

@@ -69,8 +69,13 @@ struct Caller<'a> {
 }
 
 impl<'a> Caller<'a> {
-    fn new(gateway: &Gateway, headers: &'a HeaderMap, peer: Option<Extension<ConnectInfo<SocketAddr>>>) -> Self {
-        let address = |peer: SocketAddr| client_address(peer.ip(), headers, &gateway.trusted_proxies);
+    fn new(
+        gateway: &Gateway,
+        headers: &'a HeaderMap,
+        peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    ) -> Self {
+        let address =
+            |peer: SocketAddr| client_address(peer.ip(), headers, &gateway.trusted_proxies);
         Self {
             address: peer.map(|Extension(ConnectInfo(peer))| address(peer)),
             headers,

@@ -139,7 +139,7 @@ async fn room_service(
     } else {
         "unknown"
     };
-    let counter = &gateway.metrics.api_requests;
+    let counter = &gateway.metrics.gateway.api_requests;
     counter.with_label_values(&[method, label]).inc();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -159,6 +159,7 @@ impl Redis {
             Ok(found) => Some(found),
             Err(error) => {
                 self.metrics
+                    .stores
                     .redis_failures
                     .with_label_values(&[operation])
                     .inc();
@@ -364,7 +365,7 @@ impl Ephemeral for Redis {
             && let Write::Updates(dropped) = refused.into_inner()
         {
             let count = u64::try_from(dropped.len()).unwrap_or(u64::MAX);
-            self.metrics.redis_dropped.inc_by(count);
+            self.metrics.stores.redis_dropped.inc_by(count);
             self.behind.store(true, Ordering::Relaxed);
         }
         self.local.apply(updates)

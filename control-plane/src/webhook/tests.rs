@@ -38,7 +38,10 @@ fn every_url_hears_of_an_event_and_none_is_in_the_store() {
         };
         assert!(!format!("{webhook:?}").contains("secret"));
         let body: serde_json::Value = serde_json::from_str(&webhook.payload).unwrap();
-        assert_eq!((webhook.id.as_str(), webhook.room.as_str()), ("EV_R_1", "R"));
+        assert_eq!(
+            (webhook.id.as_str(), webhook.room.as_str()),
+            ("EV_R_1", "R")
+        );
         assert_eq!(body["id"], "EV_R_1");
         heard.push(webhooks.targets[&webhook.target].url.clone());
     }

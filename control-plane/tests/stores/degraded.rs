@@ -25,11 +25,11 @@ async fn without_redis_a_replica_knows_its_own_part() {
     assert_eq!(b.rooms().await.expect("reads").len(), 2);
     assert_eq!(a.rooms().await.expect("reads").len(), 2);
     assert!(a.whole());
-    assert_eq!(metrics.redis_up.get(), 1);
+    assert_eq!(metrics.stores.redis_up.get(), 1);
 
     server.kill();
     eventually("it is seen to be gone", PATIENCE, async || !a.whole()).await;
-    assert_eq!(metrics.redis_up.get(), 0);
+    assert_eq!(metrics.stores.redis_up.get(), 0);
     // Nobody who plans rooms waits for it, and nobody who reads either.
     let began = Instant::now();
     for number in 0..100 {
@@ -56,7 +56,14 @@ async fn without_redis_a_replica_knows_its_own_part() {
         "{:?}",
         began.elapsed()
     );
-    assert!(metrics.redis_failures.with_label_values(&["write"]).get() > 0);
+    assert!(
+        metrics
+            .stores
+            .redis_failures
+            .with_label_values(&["write"])
+            .get()
+            > 0
+    );
 
     // Empty when it is back: both write their part anew.
     server.restart().expect("Redis starts again");
@@ -69,7 +76,7 @@ async fn without_redis_a_replica_knows_its_own_part() {
         found.iter().map(|room| room.participants).sum()
     };
     assert_eq!(people(b.rooms().await.expect("reads")), 100);
-    assert_eq!(metrics.redis_up.get(), 1);
+    assert_eq!(metrics.stores.redis_up.get(), 1);
     // Events may have been lost meanwhile, and everybody is told so.
     let missed = tokio::time::timeout(PATIENCE, events.recv()).await;
     assert_eq!(missed.expect("in time").expect("open").topic, MISSED);
@@ -93,5 +100,5 @@ async fn a_replica_starts_without_redis() {
     eventually("it is there", PATIENCE, async || a.whole()).await;
     let b = replica(&server.url(), "mesh", "b").await;
     assert_eq!(b.rooms().await.expect("reads").len(), 1);
-    assert_eq!(metrics.redis_up.get(), 1);
+    assert_eq!(metrics.stores.redis_up.get(), 1);
 }

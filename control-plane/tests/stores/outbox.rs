@@ -61,7 +61,12 @@ async fn events_of_a_room_come_in_order(twin: &Twin<'_>) {
     assert_eq!(first[0].webhook.payload, "{\"id\":\"EV_1\"}");
     // The next of a room only when the first is done.
     assert_eq!(store.claim(claim("w", 100)).await.expect("claims"), []);
-    assert!(store.delivered(&webhook("EV_1", "p", "R"), "w").await.expect("done"));
+    assert!(
+        store
+            .delivered(&webhook("EV_1", "p", "R"), "w")
+            .await
+            .expect("done")
+    );
     let next = store.claim(claim("w", 100)).await.expect("claims");
     assert_eq!(next.len(), 1);
     assert_eq!(next[0].webhook.id, "EV_2");
@@ -116,7 +121,12 @@ async fn an_event_that_failed_holds_back_its_room_alone(twin: &Twin<'_>) {
     };
     let given = store.reschedule(&webhook("EV_1", "p", "R"), "w", again);
     assert!(given.await.expect("answers"));
-    assert!(store.delivered(&webhook("EV_3", "p", "S"), "w").await.expect("answers"));
+    assert!(
+        store
+            .delivered(&webhook("EV_3", "p", "S"), "w")
+            .await
+            .expect("answers")
+    );
     assert_eq!(store.claim(claim("w", 499)).await.expect("claims"), []);
     let later = store.claim(claim("v", 500)).await.expect("claims");
     assert_eq!(later.len(), 1);

@@ -141,7 +141,10 @@ async fn every_event_is_told_in_order_though_the_receiver_fails_at_first() {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), 8, "ids are unique");
-    let joined = heard.events.iter().find(|e| e["event"] == "participant_joined");
+    let joined = heard
+        .events
+        .iter()
+        .find(|e| e["event"] == "participant_joined");
     assert_eq!(joined.expect("told")["participant"]["identity"], "ann");
     drop(heard);
     plane.stop().await;

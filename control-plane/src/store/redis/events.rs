@@ -60,6 +60,7 @@ impl Listener {
                 }
                 Err(error) => {
                     self.metrics
+                        .stores
                         .redis_failures
                         .with_label_values(&["listen"])
                         .inc();
@@ -88,6 +89,7 @@ impl Listener {
                 Ok(event) => self.local.hear(event),
                 Err(error) => {
                     self.metrics
+                        .stores
                         .redis_failures
                         .with_label_values(&["event"])
                         .inc();

@@ -131,7 +131,7 @@ impl Writer {
         if !*self.here.borrow() {
             // Everything is written anew when it is back.
             let count = u64::try_from(updates.len()).unwrap_or(u64::MAX);
-            self.metrics.redis_dropped.inc_by(count);
+            self.metrics.stores.redis_dropped.inc_by(count);
         } else if let Err(error) = self.write(&updates).await {
             self.behind.store(true, Ordering::Relaxed);
             self.gone(&error);
@@ -163,7 +163,7 @@ impl Writer {
         }
         if !was_here {
             tracing::info!("Redis is there");
-            self.metrics.redis_up.set(1);
+            self.metrics.stores.redis_up.set(1);
             self.here.send_replace(true);
             self.fresh = false;
         }
@@ -171,11 +171,12 @@ impl Writer {
 
     fn gone(&mut self, error: &Error) {
         self.metrics
+            .stores
             .redis_failures
             .with_label_values(&["write"])
             .inc();
         if self.here.send_replace(false) || self.fresh {
-            self.metrics.redis_up.set(0);
+            self.metrics.stores.redis_up.set(0);
             tracing::warn!(
                 %error,
                 "Redis is gone: until it is back only this replica's rooms and nodes are shown, and rate limits hold per replica"
