@@ -471,6 +471,7 @@ fn replan_after_loss() -> (usize, Duration) {
                 ticket: Ticket(0),
                 node: node.as_str().into(),
                 room: format!("room-{room}").as_str().into(),
+                room_config: Vec::new(),
             };
             core.handle_input(now, assign);
         }
@@ -538,6 +539,8 @@ fn drain(core: &mut Core, now: Instant) -> usize {
             Output::Save(_)
             | Output::Transmit { .. }
             | Output::Assigned { .. }
+            | Output::Answered { .. }
+            | Output::Event(_)
             | Output::Close { .. }
             | Output::Update(_) => {}
         }

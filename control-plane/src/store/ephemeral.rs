@@ -23,7 +23,7 @@ pub enum Update {
     Node(Node),
     /// A node is not shown any more.
     NodeForgotten(NodeId),
-    /// A room began or has a new plan; `participants` of the summary is counted from the reports instead.
+    /// A room began or has a new plan; `participants` and `publishers` of the summary are counted from the reports instead.
     Room {
         /// The room, its edges and epoch.
         summary: RoomSummary,
@@ -53,6 +53,23 @@ pub enum Update {
         /// Their state.
         links: Vec<LinkState>,
     },
+}
+
+/// A room's summary with the people counted that its reports tell of.
+pub(super) fn counted<'a>(
+    summary: &RoomSummary,
+    reports: impl Iterator<Item = &'a RoomReport>,
+) -> RoomSummary {
+    let (mut participants, mut publishers) = (0, 0);
+    for participant in reports.flat_map(|report| &report.participants) {
+        participants += 1;
+        publishers += u32::from(!participant.tracks.is_empty());
+    }
+    RoomSummary {
+        participants,
+        publishers,
+        ..summary.clone()
+    }
 }
 
 /// What one replica tells all, itself included. May be lost: who depends on it must also look on its own now and then.

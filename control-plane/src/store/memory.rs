@@ -11,7 +11,7 @@ use proto::control::{
 use proto::{NodeId, RoomName};
 use tokio::sync::broadcast;
 
-use super::ephemeral::{Bucket, EVENTS, Event, Rate, Taken};
+use super::ephemeral::{Bucket, EVENTS, Event, Rate, Taken, counted};
 use super::{Ephemeral, Error, Update};
 
 /// Buckets and values that are kept; beyond it full buckets and old values go, then any.
@@ -43,13 +43,7 @@ struct Room {
 
 impl Room {
     fn summary(&self) -> RoomSummary {
-        let everybody = self.reports.values().flat_map(|r| &r.participants);
-        let publishers = everybody.clone().filter(|p| !p.tracks.is_empty()).count();
-        RoomSummary {
-            participants: u32::try_from(everybody.count()).unwrap_or(u32::MAX),
-            publishers: u32::try_from(publishers).unwrap_or(u32::MAX),
-            ..self.summary.clone()
-        }
+        counted(&self.summary, self.reports.values())
     }
 }
 

@@ -24,7 +24,7 @@ use proto::control::{
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::ephemeral::{Event, Rate, Taken};
+use super::ephemeral::{Event, Rate, Taken, counted};
 use super::memory::Memory;
 use super::{Ephemeral, Error, Update};
 use crate::config::Secret;
@@ -231,7 +231,7 @@ impl Redis {
             summaries.extend(
                 rooms
                     .iter()
-                    .filter_map(|fields| Room::new(fields)?.summary()),
+                    .filter_map(|fields| Some(Room::new(fields)?.summary())),
             );
         }
         Ok(summaries)
@@ -254,7 +254,7 @@ impl Redis {
             .filter_map(|bytes| decoded::<Node>(bytes)?.hello)
             .map(|hello| (hello.node_id, hello.region))
             .collect();
-        Ok(room.response(&regions))
+        Ok(Some(room.response(&regions)))
     }
 
     /// Members of an index whose lifetime has not passed, in order.
@@ -332,16 +332,12 @@ impl Room {
         Some(room)
     }
 
-    fn summary(&self) -> Option<RoomSummary> {
-        let people: usize = self.reports.values().map(|r| r.participants.len()).sum();
-        Some(RoomSummary {
-            participants: u32::try_from(people).unwrap_or(u32::MAX),
-            ..self.summary.clone()
-        })
+    fn summary(&self) -> RoomSummary {
+        counted(&self.summary, self.reports.values())
     }
 
-    fn response(mut self, regions: &BTreeMap<String, String>) -> Option<GetRoomResponse> {
-        let summary = self.summary();
+    fn response(mut self, regions: &BTreeMap<String, String>) -> GetRoomResponse {
+        let summary = Some(self.summary());
         let nodes = std::mem::take(&mut self.plans);
         let nodes = nodes.into_iter().map(|(node, plan)| NodeRoom {
             region: regions.get(&node).cloned().unwrap_or_default(),
@@ -349,10 +345,10 @@ impl Room {
             plan: Some(plan),
             node_id: node,
         });
-        Some(GetRoomResponse {
+        GetRoomResponse {
             nodes: nodes.collect(),
             summary,
-        })
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use control_plane::store::{Ephemeral, Update};
 use proto::NodeId;
 use proto::control::{
     Hello, LinkState, Node, NodeState, ParticipantReport, RoomPlan, RoomReport, RoomSummary,
+    TrackReport,
 };
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
@@ -134,13 +135,17 @@ async fn apply(store: &Arc<dyn Ephemeral>, updates: Vec<Update>) {
 }
 
 async fn rooms_are_shown_with_what_nodes_report((a, b): Pair) {
+    let mut n1 = report("R", "n1", &[("ada", 1), ("bob", 2)]);
+    if let Update::Report { report, .. } = &mut n1 {
+        report.participants[0].tracks.push(TrackReport::default());
+    }
     apply(
         &a,
         vec![
             node("n1", "fra"),
             node("n2", "syd"),
             room("R", 1, &["n1", "n2"]),
-            report("R", "n1", &[("ada", 1), ("bob", 2)]),
+            n1,
             report("R", "n2", &[("cyd", 3)]),
         ],
     )
@@ -148,6 +153,7 @@ async fn rooms_are_shown_with_what_nodes_report((a, b): Pair) {
     let summaries = b.rooms().await.expect("reads");
     assert_eq!(summaries.len(), 1);
     assert_eq!((summaries[0].participants, summaries[0].epoch), (3, 1));
+    assert_eq!(summaries[0].publishers, 1);
     let shown = b.room("R").await.expect("reads").expect("there");
     assert_eq!(shown.summary.expect("a summary").participants, 3);
     let nodes: Vec<_> = shown

@@ -1,10 +1,10 @@
 //! The queue of events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use control_plane::store::webhooks::{Again, Claim, Webhook};
-use control_plane::store::{Change, Durable as _, Outbox as _};
+use control_plane::store::{Change, Durable as _, Outbox as _, RoomRecord};
 
 use crate::twin::Twin;
 
@@ -13,6 +13,7 @@ crate::suite! {
     a_lease_ends_and_another_worker_takes_over,
     an_event_that_failed_holds_back_its_room_alone,
     workers_share_the_work,
+    events_of_a_fenced_room_are_left_out,
 }
 
 fn webhook(id: &str, target: &str, room: &str) -> Webhook {
@@ -185,4 +186,29 @@ async fn workers_share_the_work(twin: &Twin<'_>) {
         ids.dedup();
         assert_eq!(ids.len(), EACH, "each once: {ids:?}");
     }
+}
+
+async fn events_of_a_fenced_room_are_left_out(twin: &Twin<'_>) {
+    let (ours, theirs) = (twin.open().await, twin.open().await);
+    let began = |sid: &str| {
+        Change::Room(RoomRecord {
+            room: "R".into(),
+            sid: sid.into(),
+            epoch: 1,
+            members: BTreeSet::new(),
+            created_at_ms: 1,
+        })
+    };
+    let won = [began("RM_1"), event("EV_1", "p", "R")];
+    assert_eq!(ours.save(&won).await.expect("saves"), []);
+    let lost = [
+        began("RM_2"),
+        event("EV_2", "p", "R"),
+        event("EV_3", "p", "S"),
+    ];
+    let fenced = theirs.save(&lost).await.expect("saves");
+    assert_eq!(fenced.len(), 1);
+    let due = ours.claim(claim("w", 100)).await.expect("claims");
+    let ids: Vec<_> = due.iter().map(|d| d.webhook.id.as_str()).collect();
+    assert_eq!(ids, ["EV_1", "EV_3"]);
 }
