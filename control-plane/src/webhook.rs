@@ -59,7 +59,7 @@ impl Webhooks {
             tracing::error!(event = event.id, %error, "event has no JSON form");
         }
         let payload = payload.ok().into_iter();
-        payload.flat_map(|payload| {
+        payload.flat_map(move |payload| {
             self.targets.keys().map(move |target| {
                 Change::Webhook(Webhook {
                     id: event.id.clone(),

@@ -27,7 +27,7 @@ async fn hears(node: &mut FakeNode, wanted: impl Fn(&[ApiKey]) -> bool) -> Durat
     began.elapsed()
 }
 
-/// Status of a request to the gateway with a token signed by this key.
+/// Status of a request to the gateway with a token signed by this key; the server API has to agree.
 async fn status(plane: &Plane, key: &str, secret: &str) -> u16 {
     let subject = Subject {
         identity: "server".to_owned(),
@@ -45,11 +45,21 @@ async fn status(plane: &Plane, key: &str, secret: &str) -> u16 {
         now,
         EFFECTIVE * 30,
     );
-    let url = format!("{}/api/v1/rooms", plane.http);
-    let request = reqwest::Client::new()
-        .get(url)
-        .bearer_auth(token.expect("signs"));
-    request.send().await.expect("answers").status().as_u16()
+    let (client, token) = (reqwest::Client::new(), token.expect("signs"));
+    let request = client
+        .get(format!("{}/api/v1/rooms", plane.http))
+        .bearer_auth(&token);
+    let gateway = request.send().await.expect("answers").status();
+    let request = client
+        .post(format!(
+            "{}/twirp/livekit.RoomService/ListRooms",
+            plane.http
+        ))
+        .bearer_auth(&token)
+        .json(&serde_json::json!({}));
+    let server_api = request.send().await.expect("answers").status();
+    assert_eq!(gateway, server_api);
+    gateway.as_u16()
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ impl Plane {
         Self::start_in(folder, |_| {}).await
     }
 
-    async fn start_in(folder: TempDir, adjust: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn start_in(folder: TempDir, adjust: impl FnOnce(&mut Config)) -> Self {
         let free = ([127, 0, 0, 1], 0).into();
         let mut config = Config {
             grpc: free,

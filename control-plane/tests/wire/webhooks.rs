@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use control_plane::config::Webhook;
+use control_plane::config::{Config, Webhook};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use proto::control::node_message::Message as Up;
 use proto::control::{ParticipantReport, RoomClosed, RoomReport};
@@ -148,4 +148,39 @@ async fn every_event_is_told_in_order_though_the_receiver_fails_at_first() {
     assert_eq!(joined.expect("told")["participant"]["identity"], "ann");
     drop(heard);
     plane.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_nobody_took_outlives_the_process() {
+    let (heard, url) = receiver(usize::MAX).await;
+    let adjust = |config: &mut Config| {
+        config.webhooks = vec![Webhook {
+            url: url.clone(),
+            key: None,
+        }];
+    };
+    let plane = Plane::start(adjust).await;
+    let mut node = plane.connect(edge("fra", 1)).await;
+    node.peers(0).await;
+    plane.assign("edge-fra", "R").await.expect("a plan");
+    until(|| heard.lock().expect("not poisoned").refused > 0).await;
+    let folder = plane.stop().await;
+    assert_eq!(names(&heard), BTreeMap::new());
+
+    heard.lock().expect("not poisoned").refuse = 0;
+    let plane = Plane::start_in(folder, adjust).await;
+    let expected = BTreeMap::from([("R".to_owned(), vec!["room_started".to_owned()])]);
+    until(|| names(&heard) == expected).await;
+    plane.stop().await;
+}
+
+/// Waits for it: longer than an event that was under way at the end stays with its process.
+async fn until(it_is: impl Fn() -> bool) {
+    for _ in 0..800 {
+        if it_is() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("waited in vain");
 }

@@ -340,6 +340,8 @@ impl Task {
                 ..lk::ClientInfo::default()
             },
             signals: true,
+            // Its connections stay, and allocations with them.
+            ice_servers: Vec::new(),
             moved: Some(token.clone()),
         };
         let (mailbox, mail) = mpsc::channel(MAILBOX);
