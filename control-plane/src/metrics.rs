@@ -37,6 +37,7 @@ impl Metrics {
     /// # Errors
     /// When the registry has one of the names already.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let (commands_refused, webhooks, api_requests) = of_the_api()?;
         let metrics = Self {
             nodes: IntGaugeVec::new(
                 Opts::new("antipode_control_nodes", "Nodes by state."),
@@ -82,24 +83,9 @@ impl Metrics {
                 "antipode_control_http_connections",
                 "Connections that the gateway serves now.",
             )?,
-            commands_refused: IntCounter::new(
-                "antipode_control_commands_refused_total",
-                "Commands not sent to a node since too many waited.",
-            )?,
-            webhooks: IntCounterVec::new(
-                Opts::new(
-                    "antipode_control_webhooks_total",
-                    "Events for webhooks, by result.",
-                ),
-                &["result"],
-            )?,
-            api_requests: IntCounterVec::new(
-                Opts::new(
-                    "antipode_control_api_requests_total",
-                    "Requests to the server API, by method and result.",
-                ),
-                &["method", "result"],
-            )?,
+            commands_refused,
+            webhooks,
+            api_requests,
         };
         registry.register(Box::new(metrics.nodes.clone()))?;
         registry.register(Box::new(metrics.rooms.clone()))?;
@@ -114,4 +100,27 @@ impl Metrics {
         registry.register(Box::new(metrics.api_requests.clone()))?;
         Ok(metrics)
     }
+}
+
+/// What is counted of the server API: commands that were refused, webhooks, requests.
+fn of_the_api() -> prometheus::Result<(IntCounter, IntCounterVec, IntCounterVec)> {
+    let commands_refused = IntCounter::new(
+        "antipode_control_commands_refused_total",
+        "Commands not sent to a node since too many waited.",
+    )?;
+    let webhooks = IntCounterVec::new(
+        Opts::new(
+            "antipode_control_webhooks_total",
+            "Events for webhooks, by result.",
+        ),
+        &["result"],
+    )?;
+    let api_requests = IntCounterVec::new(
+        Opts::new(
+            "antipode_control_api_requests_total",
+            "Requests to the server API, by method and result.",
+        ),
+        &["method", "result"],
+    )?;
+    Ok((commands_refused, webhooks, api_requests))
 }

@@ -11,7 +11,7 @@ use reqwest::redirect::Policy;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Delivery, Webhooks, sign};
+use super::{Delivery, Error, Webhooks, sign};
 use crate::config::Secret;
 use crate::metrics::Metrics;
 use crate::token::SigningKey;
@@ -118,27 +118,36 @@ impl Courier {
     }
 
     async fn attempt(&self, delivery: Delivery) {
-        let id = delivery.id;
-        let result = self.send(&delivery).await;
-        let now_ms = now_ms();
-        let old = now_ms.saturating_sub(delivery.event.at_ms) > millis(AGE_MAX);
-        let (label, kept) = match result {
-            Ok(()) => ("delivered", self.webhooks.outbox.done(id).await),
-            Err(reason) if old => {
-                tracing::warn!(event = delivery.event.id, reason, "event given up");
-                ("dropped", self.webhooks.outbox.done(id).await)
+        let kept = match self.send(&delivery).await {
+            Ok(()) => {
+                self.count("delivered");
+                self.webhooks.outbox.done(delivery.id).await
             }
-            Err(reason) => {
-                tracing::info!(event = delivery.event.id, reason, "event not taken");
-                let at_ms = now_ms.saturating_add(millis(backoff(delivery.attempts)));
-                ("retried", self.webhooks.outbox.put_off(id, at_ms).await)
-            }
+            Err(reason) => self.put_off(&delivery, &reason).await,
         };
-        self.metrics.webhooks.with_label_values(&[label]).inc();
         if let Err(error) = kept {
             // It is told again after its lease.
             tracing::warn!(%error, "outbox not updated");
         }
+    }
+
+    /// Tries again later, or gives up what is too old.
+    async fn put_off(&self, delivery: &Delivery, reason: &str) -> Result<(), Error> {
+        let (id, event) = (delivery.id, &delivery.event.id);
+        let now_ms = now_ms();
+        if now_ms.saturating_sub(delivery.event.at_ms) > millis(AGE_MAX) {
+            tracing::warn!(event, reason, "event given up");
+            self.count("dropped");
+            return self.webhooks.outbox.done(id).await;
+        }
+        tracing::info!(event, reason, "event not taken");
+        self.count("retried");
+        let at_ms = now_ms.saturating_add(millis(backoff(delivery.attempts)));
+        self.webhooks.outbox.put_off(id, at_ms).await
+    }
+
+    fn count(&self, result: &str) {
+        self.metrics.webhooks.with_label_values(&[result]).inc();
     }
 
     /// One try; on failure why. URLs may hold secrets of the application, so no error shows one.
