@@ -68,7 +68,8 @@ impl Outbox {
             Some(Message::Keys(keys)) => waiting.keys = Some(keys),
             Some(Message::Peers(peers)) => waiting.peers = Some(peers),
             Some(Message::Plan(plan)) => {
-                if waiting.plans.insert(plan.room.clone(), plan).is_some() {
+                let before = waiting.plans.insert(plan.room.clone(), plan);
+                if before.is_some() {
                     pushed = Pushed::Replaced;
                 }
             }

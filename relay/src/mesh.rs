@@ -228,7 +228,7 @@ impl Mesh {
                 meta,
                 rtp,
             } => {
-                self.local_media(now, (track, stream), meta, rtp);
+                self.local_media(now, (track, stream), meta, &rtp);
             }
         }
     }

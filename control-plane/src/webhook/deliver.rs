@@ -116,23 +116,13 @@ impl Courier {
     }
 
     async fn attempt(&self, delivery: Delivery) {
-        let webhook = &delivery.webhook;
-        let result = self.send(webhook).await;
-        let now_ms = now_ms();
-        let old = now_ms.saturating_sub(webhook.created_at_ms) > millis(AGE_MAX);
-        let (label, kept) = match result {
-            Ok(()) => ("delivered", self.done(webhook).await),
-            Err(reason) if old => {
-                tracing::warn!(event = webhook.id, reason, "event given up");
-                ("dropped", self.done(webhook).await)
+        let kept = match self.send(&delivery.webhook).await {
+            Ok(()) => {
+                self.count("delivered");
+                self.done(&delivery.webhook).await
             }
-            Err(reason) => {
-                tracing::info!(event = webhook.id, reason, "event not taken");
-                let at_ms = now_ms.saturating_add(millis(backoff(delivery.attempts)));
-                ("retried", self.put_off(webhook, at_ms, &reason).await)
-            }
+            Err(reason) => self.put_off(&delivery, &reason).await,
         };
-        self.metrics.webhooks.with_label_values(&[label]).inc();
         if let Err(error) = kept {
             // It is told again after its lease.
             tracing::warn!(%error, "outbox not updated");
@@ -143,12 +133,24 @@ impl Courier {
         self.durable.delivered(webhook, &self.worker).await
     }
 
-    async fn put_off(&self, webhook: &Webhook, at_ms: u64, reason: &str) -> Result<bool, Error> {
-        let again = Again {
-            due_at_ms: at_ms,
-            error: reason,
-        };
+    /// Tries again later, or gives up what is too old.
+    async fn put_off(&self, delivery: &Delivery, error: &str) -> Result<bool, Error> {
+        let (webhook, event) = (&delivery.webhook, &delivery.webhook.id);
+        let now_ms = now_ms();
+        if now_ms.saturating_sub(webhook.created_at_ms) > millis(AGE_MAX) {
+            tracing::warn!(event, error, "event given up");
+            self.count("dropped");
+            return self.done(webhook).await;
+        }
+        tracing::info!(event, error, "event not taken");
+        self.count("retried");
+        let due_at_ms = now_ms.saturating_add(millis(backoff(delivery.attempts)));
+        let again = Again { due_at_ms, error };
         self.durable.reschedule(webhook, &self.worker, again).await
+    }
+
+    fn count(&self, result: &str) {
+        self.metrics.webhooks.with_label_values(&[result]).inc();
     }
 
     /// One try; on failure why. URLs may hold secrets of the application, so no error shows one.

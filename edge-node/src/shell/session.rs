@@ -356,7 +356,7 @@ impl Task {
         // Not every client takes the token that comes with the news.
         self.token_due = Instant::now();
         self.name_transports(&sid);
-        self.core.relocate(edge::now(), sid);
+        self.core.relocate(edge::now(), &sid);
         Some(mail)
     }
 

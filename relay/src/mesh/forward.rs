@@ -68,7 +68,7 @@ impl Mesh {
         now: Instant,
         track: (TrackKey, StreamIndex),
         meta: PacketMeta,
-        rtp: Bytes,
+        rtp: &Bytes,
     ) {
         let places = self.published.get(&track.0).map(|p| p.tracks.len());
         let Some(places) = places else {

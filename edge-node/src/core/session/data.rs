@@ -69,6 +69,10 @@ impl Session {
 }
 
 /// What a packet says to a call of an application's server: those call under the call's id, so that the answer goes there.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "other packets are no replies"
+)]
 fn reply(packet: &lk::DataPacket) -> Option<(String, RpcReply)> {
     use lk::data_packet::Value;
     use lk::rpc_response::Value as Response;

@@ -39,7 +39,7 @@ impl Session {
 
     /// The participant is in another room from now on, under a new session id. What it published is published there; what it
     /// received has ended already. To be followed by the join's mail to the new room, before any output is taken.
-    pub fn relocate(&mut self, now: Now, sid: ParticipantSid) {
+    pub fn relocate(&mut self, now: Now, sid: &ParticipantSid) {
         self.config.sid = sid.clone();
         let mut tracks = Vec::new();
         for announced in &mut self.publishing.tracks {

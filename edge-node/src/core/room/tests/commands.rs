@@ -156,70 +156,59 @@ fn permissions_take_effect_and_the_hidden_vanish() {
     assert_eq!(updates(&out, "PA_a")[0].identity, "bob");
 }
 
-#[test]
-fn a_call_is_answered_by_whom_it_was_for_or_given_up() {
-    let call = || {
-        Command::Rpc(lk::PerformRpcRequest {
-            destination_identity: "ann".to_owned(),
-            method: "shout".to_owned(),
-            payload: "hi".to_owned(),
-            response_timeout_ms: 1_000,
-            ..Default::default()
-        })
+/// Calls Ann; the call's id.
+fn begun(room: &mut Room, ms: u64) -> String {
+    let call = Command::Rpc(lk::PerformRpcRequest {
+        destination_identity: "ann".to_owned(),
+        method: "shout".to_owned(),
+        payload: "hi".to_owned(),
+        response_timeout_ms: 1_000,
+        ..Default::default()
+    });
+    let out = command(room, ms, call);
+    assert!(answer(&out).is_none());
+    let packet = to(&out, "PA_a").find_map(|message| match message {
+        ToSession::Data {
+            reliable: true,
+            payload,
+        } => lk::DataPacket::decode(payload.clone()).ok(),
+        _ => None,
+    });
+    let packet = packet.unwrap();
+    let Some(lk::data_packet::Value::RpcRequest(request)) = packet.value else {
+        panic!("{packet:?}")
     };
-    let begun = |room: &mut Room, ms| {
-        let out = command(room, ms, call());
-        assert!(answer(&out).is_none());
-        let packet = to(&out, "PA_a").find_map(|message| match message {
-            ToSession::Data {
-                reliable: true,
-                payload,
-            } => lk::DataPacket::decode(payload.clone()).ok(),
-            _ => None,
-        });
-        let packet = packet.unwrap();
-        let Some(lk::data_packet::Value::RpcRequest(request)) = packet.value else {
-            panic!("{packet:?}")
-        };
-        assert_eq!(
-            packet.participant_identity, request.id,
-            "the answer comes back to nobody else"
-        );
-        request.id
-    };
-    let reply = |room: &mut Room, ms, who: &str, id: &str, reply| {
-        room.handle_input(now(ms), said(who, FromSession::Reply(id.to_owned(), reply)));
-        outputs(room)
-    };
-    let rpc_code = |outputs: &[Output]| match answer(outputs) {
+    assert_eq!(
+        packet.participant_identity, request.id,
+        "the answer comes back to nobody else"
+    );
+    request.id
+}
+
+fn reply(room: &mut Room, ms: u64, (who, id): (&str, &str), reply: RpcReply) -> Vec<Output> {
+    room.handle_input(now(ms), said(who, FromSession::Reply(id.to_owned(), reply)));
+    outputs(room)
+}
+
+fn rpc_code(outputs: &[Output]) -> u32 {
+    match answer(outputs) {
         Some(Err(error)) => error.rpc_code,
         other => panic!("{other:?}"),
-    };
+    }
+}
+
+#[test]
+fn a_call_is_answered_by_whom_it_was_for() {
     let mut room = pair();
     let id = begun(&mut room, 10);
-    let foreign = reply(
-        &mut room,
-        11,
-        "PA_b",
-        &id,
-        RpcReply::Payload("no".to_owned()),
-    );
+    let payload = |text: &str| RpcReply::Payload(text.to_owned());
+    let foreign = reply(&mut room, 11, ("PA_b", &id), payload("no"));
     assert!(answer(&foreign).is_none(), "Bob was not asked");
-    reply(&mut room, 11, "PA_a", &id, RpcReply::Ack);
-    let out = reply(
-        &mut room,
-        12,
-        "PA_a",
-        &id,
-        RpcReply::Payload("HI".to_owned()),
-    );
+    reply(&mut room, 11, ("PA_a", &id), RpcReply::Ack);
+    let out = reply(&mut room, 12, ("PA_a", &id), payload("HI"));
     let response = answer(&out).unwrap().as_ref().unwrap();
-    assert_eq!(
-        lk::PerformRpcResponse::decode(response.as_slice())
-            .unwrap()
-            .payload,
-        "HI"
-    );
+    let response = lk::PerformRpcResponse::decode(response.as_slice()).unwrap();
+    assert_eq!(response.payload, "HI");
 
     let id = begun(&mut room, 20);
     let error = lk::RpcError {
@@ -227,32 +216,27 @@ fn a_call_is_answered_by_whom_it_was_for_or_given_up() {
         message: "busy".to_owned(),
         data: String::new(),
     };
-    assert_eq!(
-        rpc_code(&reply(&mut room, 21, "PA_a", &id, RpcReply::Failed(error))),
-        7
-    );
+    let failed = reply(&mut room, 21, ("PA_a", &id), RpcReply::Failed(error));
+    assert_eq!(rpc_code(&failed), 7);
+}
 
+#[test]
+fn a_call_that_nobody_answers_is_given_up() {
+    let mut room = pair();
     begun(&mut room, 30);
     room.handle_input(now(7_100), Input::Tick);
     assert_eq!(rpc_code(&outputs(&mut room)), 1_501, "never acknowledged");
     let id = begun(&mut room, 8_000);
-    reply(&mut room, 8_001, "PA_a", &id, RpcReply::Ack);
+    reply(&mut room, 8_001, ("PA_a", &id), RpcReply::Ack);
     room.handle_input(now(16_100), Input::Tick);
-    assert_eq!(
-        rpc_code(&outputs(&mut room)),
-        1_502,
-        "acknowledged, not answered"
-    );
+    assert_eq!(rpc_code(&outputs(&mut room)), 1_502, "no answer");
     begun(&mut room, 17_000);
     let out = command(&mut room, 17_001, Command::Remove(whom("ann")));
-    let codes: Vec<u32> = out
-        .iter()
-        .filter_map(|o| match o {
-            Output::Answer(9, Err(error)) => Some(error.rpc_code),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(codes, [1_503], "it left");
+    let codes = out.iter().filter_map(|o| match o {
+        Output::Answer(9, Err(error)) => Some(error.rpc_code),
+        _ => None,
+    });
+    assert_eq!(codes.collect::<Vec<u32>>(), [1_503], "it left");
 }
 
 #[test]
