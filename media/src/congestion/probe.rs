@@ -24,6 +24,9 @@ const PERIOD_US: Micros = 5_000_000;
 /// as at the start: somebody waits for a picture.
 const RAISED_PERIOD_US: Micros = 1_000_000;
 
+/// Probes that a rise is worth: a busy moment may spoil the first one.
+const RAISED_TRIES: u8 = 2;
+
 /// Time until a result counts as missing: libwebrtc's `kMaxWaitingTimeForProbingResult`.
 const RESULT_US: Micros = 1_000_000;
 
@@ -96,8 +99,8 @@ pub(super) struct Prober {
     wanted: Option<f64>,
     /// The last that was more than nothing.
     wanted_last: f64,
-    /// It rose since the last probe.
-    raised: bool,
+    /// It rose: so many probes are due for that.
+    raised: u8,
     /// The rate before a decrease, and when that was.
     high: Option<(f64, Micros)>,
     /// The rate to try again, and when.
@@ -113,7 +116,7 @@ impl Prober {
             at: None,
             wanted: None,
             wanted_last: 0.0,
-            raised: false,
+            raised: 0,
             high: None,
             recovery: None,
         }
@@ -130,8 +133,12 @@ impl Prober {
     pub(super) fn set_wanted(&mut self, bps: f64) {
         self.wanted = Some(bps);
         if bps > 0.0 {
-            self.raised |= bps > self.wanted_last * ENOUGH;
+            if bps > self.wanted_last * ENOUGH {
+                self.raised = RAISED_TRIES;
+            }
             self.wanted_last = bps;
+        } else {
+            self.raised = 0;
         }
     }
 
@@ -182,13 +189,13 @@ impl Prober {
             self.make(conditions, bps);
             return;
         }
-        let period = if self.raised || conditions.idle {
+        let period = if self.raised > 0 || conditions.idle {
             RAISED_PERIOD_US
         } else {
             PERIOD_US
         };
         if since >= period && self.recovery.is_none() && self.wants(conditions.bps) {
-            let scale = if self.raised {
+            let scale = if self.raised > 0 {
                 START_SCALES[1]
             } else {
                 PERIODIC_SCALE
@@ -208,7 +215,7 @@ impl Prober {
         if bps < conditions.bps * WORTH || self.ready.len() == self.ready.inline_size() {
             return;
         }
-        self.raised = false;
+        self.raised = self.raised.saturating_sub(1);
         self.at = Some(conditions.now);
         self.further_from = Some(bps * FURTHER_FROM);
         let bps = whole_bits(bps);
@@ -264,9 +271,11 @@ mod tests {
         }
         let expected = [
             (0, 1_875_000),
-            (5, 1_875_000),
-            (10, 1_875_000),
-            (15, 1_875_000),
+            // Once more soon: somebody waits.
+            (1, 1_875_000),
+            (6, 1_875_000),
+            (11, 1_875_000),
+            (16, 1_875_000),
         ];
         assert_eq!(probed, expected);
         prober.set_wanted(0.0);

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::allocate::DENIED_HOLD;
 use super::egress::{Line, Retired};
+use super::lateness::Lateness;
 use super::report::DowntrackMeter;
 use super::track::Track;
 use super::{SendPayload, SenderClock, StreamIndex, SubscriptionConfig, Target};
@@ -16,6 +17,9 @@ use crate::rewrite::Rewriter;
 
 /// Round trip assumed before the receiver's reports tell it.
 const RTT_INITIAL: Duration = Duration::from_millis(50);
+
+/// How long a keyframe counts as just sent: what it takes to make up for it at a third more than the rate of the stream.
+const AFTER_KEYFRAME: Duration = Duration::from_millis(1500);
 
 /// A timestamp that a layer switch may be off from the time that passed; more means that the
 /// publisher's clocks do not agree.
@@ -54,11 +58,15 @@ pub(super) struct Downtrack {
     pub(super) next_rtx: u64,
     /// Number that the newest keyframe began with: what was before it can be done without.
     pub(super) keyframe_at: u64,
+    /// When that was.
+    pub(super) keyframe_sent: Option<Instant>,
     pub(super) started: bool,
     pub(super) packets: u32,
     pub(super) octets: u32,
     pub(super) last_sent: Option<Instant>,
     pub(super) reports: Reports,
+    /// How late what the receiver lost comes again.
+    pub(super) lateness: Lateness,
     pub(super) rtt: Duration,
     /// The receiver's reports told the round trip.
     pub(super) rtt_measured: bool,
@@ -120,6 +128,7 @@ impl Downtrack {
             rtx_ssrc: config.rtx_ssrc,
             next_rtx: first.1,
             keyframe_at: first.0,
+            keyframe_sent: None,
             started: false,
             packets: 0,
             octets: 0,
@@ -128,6 +137,7 @@ impl Downtrack {
                 due: now,
                 last: None,
             },
+            lateness: Lateness::default(),
             rtt: RTT_INITIAL,
             rtt_measured: false,
             paused_since: None,
@@ -245,14 +255,29 @@ impl Downtrack {
         (track.is_svc() && self.selection.now().spatial < highest).then_some(desired)
     }
 
-    /// Decides about a packet of `stream`.
+    /// Whether a keyframe went out a moment ago.
+    pub(super) fn is_after_keyframe(&self, now: Instant) -> bool {
+        self.keyframe_sent
+            .is_some_and(|at| now < at + AFTER_KEYFRAME)
+    }
+
+    /// Decides about a packet of `stream`; `tight` when a frame begins for which there is little room.
     #[inline]
-    pub(super) fn admit(&mut self, track: &Track, stream: StreamIndex, packet: &Packet) -> Verdict {
+    pub(super) fn admit(
+        &mut self,
+        track: &Track,
+        stream: StreamIndex,
+        packet: &Packet,
+        tight: bool,
+    ) -> Verdict {
         let Some(target) = self.granted else {
             return Verdict::Ignore;
         };
         let layer = packet.layer;
-        let limits = track.limits(target);
+        let mut limits = track.limits(target);
+        if tight {
+            limits.temporal = 0;
+        }
         let padding = packet.payload().is_empty();
         if self.current == Some(stream) {
             let forward = !padding && self.selection.admit(limits, packet.timestamp, layer);

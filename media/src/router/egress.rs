@@ -41,10 +41,15 @@ const RTX_SAVED: Duration = Duration::from_secs(1);
 /// packets full.
 const RTX_CREDIT_NARROW: u32 = 8 * 1200;
 
-/// A video frame does not begin while more than this was sent beyond the estimate or waits: the subscription goes on with a
-/// keyframe, by then of a layer that fits. Encoders' keyframes are at most nine frames' share (libvpx' `rc_max_intra_target` as
-/// libwebrtc sets it), 300 ms; and at a pacing rate of 2.5 times the estimate 400 ms leave a queue of 240 ms on the path.
+/// While more than this was sent beyond the estimate or waits, upper temporal layers are left out: they can be without a keyframe.
+const EXCESS_TIGHT: Duration = Duration::from_millis(250);
+
+/// A video frame does not begin while more than this does: the subscription goes on with a keyframe, by then of a layer that
+/// fits. Encoders' keyframes are at most nine frames' share (libvpx' `rc_max_intra_target` as libwebrtc sets it), 300 ms.
 const EXCESS_MAX: Duration = Duration::from_millis(400);
+
+/// The same for the frames that follow a keyframe: to refuse them would cost another keyframe, which takes no less.
+const EXCESS_AFTER_KEYFRAME: Duration = Duration::from_millis(600);
 
 /// Round trip assumed before anything tells it.
 const RTT_INITIAL: Duration = Duration::from_millis(50);
@@ -228,10 +233,21 @@ impl Egress {
         self.numbered
     }
 
-    /// Whether so much waits that no frame should begin.
+    /// Whether so much waits that only the lowest temporal layer should go out.
     #[inline]
-    pub(super) fn is_congested(&mut self, now: Instant) -> bool {
-        self.pacer.excess(now) > EXCESS_MAX
+    pub(super) fn is_tight(&mut self, now: Instant) -> bool {
+        self.pacer.excess(now) > EXCESS_TIGHT
+    }
+
+    /// Whether so much waits that no frame should begin; more is allowed right behind a keyframe.
+    #[inline]
+    pub(super) fn is_congested(&mut self, now: Instant, after_keyframe: bool) -> bool {
+        let most = if after_keyframe {
+            EXCESS_AFTER_KEYFRAME
+        } else {
+            EXCESS_MAX
+        };
+        self.pacer.excess(now) > most
     }
 
     /// Puts a packet of about `bytes` into the pacer; gives it back when that is full.

@@ -150,10 +150,11 @@ impl Router {
             let Some(downtrack) = downtracks.get_mut(position) else {
                 continue;
             };
-            let verdict = downtrack.admit(track, passing.stream, passing.packet);
             let Some(transport) = transports.get_mut(downtrack.transport) else {
                 continue;
             };
+            let tight = passing.begins_frame() && transport.egress.is_tight(passing.moment.now);
+            let verdict = downtrack.admit(track, passing.stream, passing.packet, tight);
             match verdict {
                 Verdict::Ignore => continue,
                 Verdict::Skip => {
@@ -163,7 +164,9 @@ impl Router {
                         .skip(passing.number, passing.vp8.as_ref());
                     continue;
                 }
-                Verdict::Forward | Verdict::Switch if passing.is_refused_by(transport) => {
+                Verdict::Forward | Verdict::Switch
+                    if tight && passing.is_refused_by(downtrack, transport) =>
+                {
                     stats.drop_packet(DropReason::PacerFull);
                     if verdict == Verdict::Forward {
                         downtrack.pause();
@@ -220,12 +223,16 @@ impl Router {
 }
 
 impl Passing<'_> {
-    /// Whether a frame begins for which the transport's pacer has no room.
     #[inline]
-    fn is_refused_by(&self, transport: &mut Transport) -> bool {
-        self.class == Class::Media
-            && self.packet.layer.frame_start
-            && transport.egress.is_congested(self.moment.now)
+    fn begins_frame(&self) -> bool {
+        self.class == Class::Media && self.packet.layer.frame_start
+    }
+
+    /// Whether the transport's pacer has no room for the frame that begins.
+    fn is_refused_by(&self, downtrack: &Downtrack, transport: &mut Transport) -> bool {
+        let now = self.moment.now;
+        let follows = downtrack.is_after_keyframe(now) && !self.packet.layer.key;
+        transport.egress.is_congested(now, follows)
     }
 }
 
@@ -294,12 +301,15 @@ fn forward(
     sent.marker = downtrack.marker(packet);
     if packet.layer.key && packet.layer.frame_start {
         downtrack.keyframe_at = downtrack.keyframe_at.max(sent.seq);
+        downtrack.keyframe_sent = Some(passing.moment.now);
     }
     downtrack.last_sent = Some(passing.moment.now);
     let stamped = Stamped {
         stream: passing.stream,
         sent,
-        playout_delay: passing.playout_delay,
+        playout_delay: passing
+            .playout_delay
+            .max(downtrack.lateness.playout_delay(passing.moment.now)),
         payload_type: payload_type.pt,
     };
     let egress = &mut transport.egress;

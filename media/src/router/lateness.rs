@@ -1,7 +1,8 @@
 //! How late repaired packets come, and what that asks of the receivers' jitter buffers.
 //!
 //! A receiver sizes its jitter buffer by its own round trip to us. A packet that an earlier hop lost and repaired comes a round
-//! trip of that hop later, which on a long hop is more than any receiver keeps, so every repair would show as a freeze. The playout
+//! trip of that hop later, which on a long hop is more than any receiver keeps, so every repair would show as a freeze. A packet that
+//! the receiver itself lost may come as late: the loss of a frame's last packet shows only when the next frame begins. The playout
 //! delay extension tells receivers to wait that long while it is needed.
 
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ const UNIT_MS: u128 = 10;
 /// Largest value of its 12-bit fields.
 const FIELD_MAX: u32 = 0xfff;
 
-/// Lateness of the packets of one stream.
+/// Lateness of the packets of one stream, or of the repairs of one subscription.
 #[derive(Debug, Default)]
 pub(super) struct Lateness {
     /// Arrival and timestamp of the newest packet in order.
@@ -54,7 +55,11 @@ impl Lateness {
             return;
         }
         let behind = Duration::from_micros(behind * 1_000_000 / u64::from(clock_rate.max(1)));
-        let late = now.saturating_duration_since(arrived) + behind;
+        self.note_late(now, now.saturating_duration_since(arrived) + behind);
+    }
+
+    /// Notes a packet that comes so late for repair.
+    pub(super) fn note_late(&mut self, now: Instant, late: Duration) {
         if !(LATE_MIN..=LATE_MAX).contains(&late) {
             return;
         }

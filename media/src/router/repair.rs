@@ -118,10 +118,14 @@ fn grant(
         return None;
     }
     let bytes = packet.payload().len() + RTX_PREFIX_LEN;
-    transport
-        .egress
-        .spend_repair(moment.now, bytes)
-        .then_some((record, bytes))
+    if !transport.egress.spend_repair(moment.now, bytes) {
+        return None;
+    }
+    // What a full queue lost is no reason to wait: it comes again when the queue is gone.
+    if !transport.egress.controller.has_backlog() {
+        downtrack.lateness.note_late(moment.now, age);
+    }
+    Some((record, bytes))
 }
 
 /// Whether a repair would keep a queue full for nothing: the stream is paused and will begin anew, or a later keyframe is on its way.

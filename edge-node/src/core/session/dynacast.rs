@@ -10,9 +10,9 @@ use livekit_protocol as lk;
 use lk::VideoQuality::{self, High, Low, Medium};
 use media::router::LAYERS_MAX;
 
-/// How long nobody must want a layer before the publisher is told: longer than people take to glance elsewhere, and the value that
-/// LiveKit clients know.
-pub(super) const PAUSE_AFTER: Duration = Duration::from_secs(5);
+/// How long nobody must want a layer before the publisher is told: longer than people take to glance elsewhere. LiveKit clients know
+/// five seconds; half a second of these passes until a far viewer's demand is gone and the publisher's encoder has stopped.
+pub(super) const PAUSE_AFTER: Duration = Duration::from_millis(4500);
 
 /// What the publisher is told to send of one codec of a track.
 #[derive(Debug)]

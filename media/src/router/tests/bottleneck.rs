@@ -215,7 +215,8 @@ fn too_much_video_is_left_out_by_whole_frames_until_it_is_paused() {
         let report = scene.call.router.report(scene.call.now, key(scene.viewer));
         longest = longest.max(report.unwrap().queue);
     }
-    assert!((50..500).contains(&longest.as_millis()), "{longest:?}");
+    // Frames behind a keyframe may wait for 600 ms.
+    assert!((50..700).contains(&longest.as_millis()), "{longest:?}");
     // Once the estimate has been found.
     let since = scene.start + Duration::from_secs(2);
     let queued = scene.path().longest_since(since);
