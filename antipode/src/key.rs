@@ -155,10 +155,8 @@ pub(crate) async fn project(command: ProjectCommand) -> anyhow::Result<()> {
             made.map(drop).map_err(said)
         }
         ProjectCommand::List(target) => {
-            let found = target
-                .connect()
-                .await?
-                .list_projects(ListProjectsRequest {});
+            let mut admin = target.connect().await?;
+            let found = admin.list_projects(ListProjectsRequest {});
             let projects = found.await.map_err(said)?.into_inner().projects;
             if target.is_json() {
                 let projects = projects.iter().map(|project| {
@@ -197,8 +195,9 @@ pub(crate) async fn audit(command: AuditCommand) -> anyhow::Result<()> {
             list_entries(&target, &found.map_err(said)?.into_inner().entries)
         }
         AuditCommand::Verify(target) => {
-            let asked = target.connect().await?.verify_audit(VerifyAuditRequest {});
-            let found = asked.await.map_err(said)?.into_inner();
+            let mut admin = target.connect().await?;
+            let found = admin.verify_audit(VerifyAuditRequest {}).await;
+            let found = found.map_err(said)?.into_inner();
             anyhow::ensure!(
                 found.sound,
                 "the audit log was changed: entry {}: {}",

@@ -2,8 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use axum::extract::{ConnectInfo, Request};
 use axum::http::HeaderMap;
 use ipnet::IpNet;
+
+use super::Gateway;
 
 /// Entries of `X-Forwarded-For` that are looked at, from its end. Nobody has that many proxies.
 const ENTRIES_MAX: usize = 32;
@@ -27,6 +30,13 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet
         }
     }
     address
+}
+
+/// The address of the client that a request is from.
+pub(super) fn of_request(gateway: &Gateway, request: &Request) -> Option<IpAddr> {
+    let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
+    let trusted = &gateway.trusted_proxies;
+    Some(client_address(peer.ip(), request.headers(), trusted))
 }
 
 /// An address, perhaps with a port.

@@ -1,11 +1,11 @@
 //! How many requests one address, and one API key, may make.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use governor::clock::{Clock as _, DefaultClock};
@@ -13,7 +13,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
-use super::client_address::client_address;
+use super::client_address;
 use super::error::ApiError;
 
 /// Requests at once, for each one per second that is allowed in the long run: a page loads in a burst.
@@ -116,11 +116,9 @@ pub(super) async fn limit(
 
 /// Counts a request of the client that it is from.
 pub(super) fn check(gateway: &Gateway, request: &Request) -> Result<(), ApiError> {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    let Some(ConnectInfo(peer)) = peer else {
+    let Some(address) = client_address::of_request(gateway, request) else {
         return Ok(());
     };
-    let address = client_address(peer.ip(), request.headers(), &gateway.trusted_proxies);
     gateway
         .rates
         .check_address(address)

@@ -1,6 +1,7 @@
 //! For clients that know only this one URL: signalling goes on to an edge through here, WHIP and WHEP are sent there.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
-use super::{Gateway, auth};
-use crate::placement::{self, Edge};
+use super::{Gateway, auth, client_address};
+use crate::placement::{self, Asked, Edge};
 use crate::token::Claims;
 
 /// Signalling connections that go through one gateway at a time.
@@ -97,7 +98,8 @@ pub(super) async fn proxy(
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let claims = caller(&gateway, request.headers(), request.uri())?;
-    let edge = edge_of(&gateway, &claims).await?;
+    let address = client_address::of_request(&gateway, &request);
+    let edge = edge_of(&gateway, &claims, address).await?;
     let slots = Arc::clone(&gateway.edges.slots);
     let slot = slots.try_acquire_owned();
     let slot = slot.map_err(|_| unavailable("too many signalling connections go through here"))?;
@@ -133,7 +135,8 @@ pub(super) async fn redirect(
     request: Request,
 ) -> Result<Response, ApiError> {
     let claims = caller(&gateway, request.headers(), request.uri())?;
-    let edge = edge_of(&gateway, &claims).await?;
+    let address = client_address::of_request(&gateway, &request);
+    let edge = edge_of(&gateway, &claims, address).await?;
     let location = HeaderValue::from_str(&target(&edge, request.uri()));
     let location = location.map_err(|_| unavailable("the edge has no usable URL"))?;
     Ok((
@@ -171,7 +174,11 @@ fn caller(gateway: &Gateway, headers: &HeaderMap, uri: &Uri) -> Result<Claims, A
 }
 
 /// The edge that serves the participant already, so that a resume finds its session; else the one it is placed at.
-async fn edge_of(gateway: &Gateway, claims: &Claims) -> Result<Edge, ApiError> {
+async fn edge_of(
+    gateway: &Gateway,
+    claims: &Claims,
+    address: Option<IpAddr>,
+) -> Result<Edge, ApiError> {
     let edges = placement::ready_edges(&gateway.ephemeral.nodes().await?);
     let room = gateway.ephemeral.room(&claims.video.room).await?;
     let nodes = room.as_ref().map_or(&[][..], |room| &room.nodes);
@@ -186,10 +193,18 @@ async fn edge_of(gateway: &Gateway, claims: &Claims) -> Result<Edge, ApiError> {
         .filter(|node| node.report.as_ref().is_some_and(serves));
     let mut known =
         serving.filter_map(|node| edges.iter().find(|edge| edge.node_id == node.node_id));
-    match known.next() {
-        Some(edge) => Ok(edge.clone()),
-        None => Ok(placement::choose(&edges, None)?.edge),
+    if let Some(edge) = known.next() {
+        return Ok(edge.clone());
     }
+    let asked = Asked {
+        room: Some(&claims.video.room),
+        address,
+        ..Asked::default()
+    };
+    let placed = gateway.explainer.place(&asked).await?;
+    let mut edges = edges.into_iter();
+    let edge = edges.find(|edge| edge.node_id == placed.node_id);
+    edge.ok_or_else(|| unavailable("the edge has gone; try again"))
 }
 
 /// Where the edge takes the same request.
