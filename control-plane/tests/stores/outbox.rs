@@ -120,7 +120,8 @@ async fn an_event_that_failed_holds_back_its_room_alone(twin: &Twin<'_>) {
         due_at_ms: 500,
         error: "it said 503",
     };
-    let given = store.reschedule(&webhook("EV_1", "p", "R"), "w", again);
+    let event = webhook("EV_1", "p", "R");
+    let given = store.reschedule(&event, "w", again);
     assert!(given.await.expect("answers"));
     assert!(
         store

@@ -132,8 +132,8 @@ fn layers_that_nobody_wants_are_paused_and_asked_for_again() {
     let demand = |streams| Input::Room(ToSession::Demand(key, streams));
     assert_eq!(asked(&scene.does(100, demand(0b11))), None, "all is on");
     assert_eq!(asked(&scene.does(1000, demand(0))), None);
-    assert_eq!(asked(&scene.does(5999, Input::Tick)), None);
-    let paused = scene.does(6000, Input::Tick);
+    assert_eq!(asked(&scene.does(5499, Input::Tick)), None);
+    let paused = scene.does(5500, Input::Tick);
     assert_eq!(asked(&paused).as_deref(), Some("vp9:... vp8:..."));
     let resumed = scene.does(7000, demand(0b01));
     assert_eq!(asked(&resumed).as_deref(), Some("vp9:L.. vp8:..."));
