@@ -13,6 +13,8 @@ use proto::control::{
 use serde_json::json;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::drain;
+
 /// How long the control plane may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -32,6 +34,10 @@ pub(crate) struct Target {
 pub(crate) enum NodeCommand {
     /// List all nodes with their state and load
     List(Target),
+    /// Send a node's clients elsewhere, bit by bit, and end its process when the last one has left
+    Drain(drain::Drain),
+    /// Keep a node that drains
+    Undrain(drain::Undrain),
 }
 
 /// `antipode room …`
@@ -90,7 +96,11 @@ impl Target {
 /// # Errors
 /// When the control plane does not answer or the output cannot be written.
 pub(crate) async fn node(command: NodeCommand) -> anyhow::Result<()> {
-    let NodeCommand::List(target) = command;
+    let target = match command {
+        NodeCommand::List(target) => target,
+        NodeCommand::Drain(command) => return drain::drain(command).await,
+        NodeCommand::Undrain(command) => return drain::undrain(command).await,
+    };
     let nodes = target
         .connect()
         .await?
@@ -267,6 +277,8 @@ fn node_json(node: &Node) -> serde_json::Value {
         "admin": hello.admin_url, "links": hello.link_addresses, "pid": hello.pid,
         "participants": load.participants, "rooms": load.rooms, "cpu_cores": load.cpu_cores,
         "egress_bps": load.egress_bps, "connected_at_ms": node.connected_at_ms,
+        "drain": load.drain.map(|drain| json!({"since_ms": drain.since_ms,
+            "deadline_ms": drain.deadline_ms, "clients": drain.clients, "tunnels": drain.tunnels})),
     })
 }
 

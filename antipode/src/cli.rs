@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use runtime::telemetry::{LogConfig, LogFormat};
 
-use crate::{admin, explain, geo_data, key, role, token, up};
+use crate::{admin, doctor, explain, geo_data, key, role, token, up};
 
 /// Antipode: an edge-distributed SFU mesh that works with LiveKit SDKs.
 #[derive(Debug, Parser)]
@@ -55,6 +55,8 @@ pub(crate) enum Command {
     /// Read and check the log of what operators changed
     #[command(subcommand)]
     Audit(key::AuditCommand),
+    /// Look for what would keep a role from its work on this machine, and say what to mend
+    Doctor(doctor::Options),
     /// Put clients on a mesh and measure what they and the edges see
     Load(lab::load::Options),
 }

@@ -92,7 +92,7 @@ pub(crate) enum AuditCommand {
 }
 
 /// Who runs the command, for the audit log. Anybody can set it: it tells people apart and proves nothing.
-fn who() -> String {
+pub(crate) fn who() -> String {
     let name = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
     name.unwrap_or_else(|_| "operator".to_owned())
 }
@@ -221,7 +221,7 @@ pub(crate) async fn audit(command: AuditCommand) -> anyhow::Result<()> {
 
 /// What the control plane said, without the words of the protocol.
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn said(status: tonic::Status) -> anyhow::Error {
+pub(crate) fn said(status: tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{}", status.message())
 }
 

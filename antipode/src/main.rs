@@ -2,6 +2,8 @@
 
 mod admin;
 mod cli;
+mod doctor;
+mod drain;
 mod explain;
 mod geo_data;
 mod key;
@@ -50,6 +52,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Key(command) => key::key(command).await,
         Command::Project(command) => key::project(command).await,
         Command::Audit(command) => key::audit(command).await,
+        Command::Doctor(options) => Box::pin(doctor::run(options)).await,
         Command::Load(options) => {
             telemetry::init(&cli.log.over(None))?;
             load(options).await

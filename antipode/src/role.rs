@@ -10,15 +10,33 @@ use serde::de::DeserializeOwned;
 
 use crate::cli::LogFlags;
 
-/// Flags of every role. Configuration is layered: defaults, then the file, then `ANTIPODE_…` variables, then flags.
+/// Where a role's configuration comes from.
 #[derive(Debug, Args)]
-pub(crate) struct Flags {
+pub(crate) struct Source {
     /// TOML file to read
     #[arg(long, env = "ANTIPODE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Overrides one key, for example `--set shards=2` or `--set tls.ca=ca.pem`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<Setting>,
+}
+
+impl Source {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is bad.
+    pub(crate) fn load<T: DeserializeOwned>(&self) -> Result<T, runtime::config::Error> {
+        runtime::config::load(self.config.as_deref(), overrides(&self.settings))
+    }
+}
+
+/// Flags of every role. Configuration is layered: defaults, then the file, then `ANTIPODE_…` variables, then flags.
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    /// Where its configuration comes from.
+    #[command(flatten)]
+    source: Source,
     /// Says whether the configuration is good and exits (0 good, 64 bad)
     #[arg(long)]
     check_config: bool,
@@ -53,17 +71,17 @@ impl FromStr for Setting {
 }
 
 impl Flags {
-    fn load<T: DeserializeOwned>(&self) -> Result<T, runtime::config::Error> {
-        runtime::config::load(self.config.as_deref(), overrides(&self.settings))
-    }
-
     /// Sets up logs and signals; `None` when only the configuration was to be checked.
-    fn start(&self, log: &telemetry::LogConfig) -> anyhow::Result<Option<Shutdown>> {
+    fn start(
+        &self,
+        log: &telemetry::LogConfig,
+        signals: impl Fn() -> std::io::Result<Shutdown>,
+    ) -> anyhow::Result<Option<Shutdown>> {
         if self.check_config {
             return Ok(None);
         }
         telemetry::init(log)?;
-        let shutdown = Shutdown::on_signals()?;
+        let shutdown = signals()?;
         if self.exit_with_parent {
             shutdown.on_stdin_closed()?;
         }
@@ -98,7 +116,7 @@ fn set(table: &mut toml::Table, path: &[String], value: &toml::Value) {
 }
 
 /// Settings that each are of the right shape and yet are no good: told as bad configuration.
-fn unsound(error: impl std::error::Error + Send + Sync + 'static) -> anyhow::Error {
+pub(crate) fn unsound(error: impl std::error::Error + Send + Sync + 'static) -> anyhow::Error {
     runtime::config::Error::Unsound(Box::new(error)).into()
 }
 
@@ -107,9 +125,17 @@ fn unsound(error: impl std::error::Error + Send + Sync + 'static) -> anyhow::Err
 /// # Errors
 /// When the configuration is bad or the edge cannot start.
 pub(crate) async fn edge(flags: Flags, log: &LogFlags) -> anyhow::Result<()> {
-    let config: edge_node::Config = flags.load()?;
+    let config: edge_node::Config = flags.source.load()?;
     config.check().map_err(unsound)?;
-    match flags.start(&log.over(Some(&config.log)))? {
+    let drains = config.drain_s > 0;
+    let signals = || {
+        if drains {
+            Shutdown::on_signals_after_drain()
+        } else {
+            Shutdown::on_signals()
+        }
+    };
+    match flags.start(&log.over(Some(&config.log)), signals)? {
         Some(shutdown) => edge_node::run(config, shutdown).await,
         None => Ok(()),
     }
@@ -120,8 +146,9 @@ pub(crate) async fn edge(flags: Flags, log: &LogFlags) -> anyhow::Result<()> {
 /// # Errors
 /// When the configuration is bad or the relay cannot start.
 pub(crate) async fn relay(flags: Flags, log: &LogFlags) -> anyhow::Result<()> {
-    let config: relay::Config = flags.load()?;
-    match flags.start(&log.over(Some(&config.log)))? {
+    let config: relay::Config = flags.source.load()?;
+    let log = log.over(Some(&config.log));
+    match flags.start(&log, Shutdown::on_signals_after_drain)? {
         Some(shutdown) => relay::run(config, shutdown).await,
         None => Ok(()),
     }
@@ -132,9 +159,9 @@ pub(crate) async fn relay(flags: Flags, log: &LogFlags) -> anyhow::Result<()> {
 /// # Errors
 /// When the configuration is bad or the control plane cannot start.
 pub(crate) async fn control(flags: Flags, log: &LogFlags) -> anyhow::Result<()> {
-    let config: control_plane::Config = flags.load()?;
+    let config: control_plane::Config = flags.source.load()?;
     config.check().map_err(unsound)?;
-    match flags.start(&log.over(None))? {
+    match flags.start(&log.over(None), Shutdown::on_signals)? {
         Some(shutdown) => control_plane::run(config, shutdown).await,
         None => Ok(()),
     }
@@ -172,13 +199,11 @@ mod tests {
     #[test]
     fn an_unknown_key_is_bad_configuration() {
         let settings = vec!["grcp=127.0.0.1:1".parse().unwrap()];
-        let flags = Flags {
+        let source = Source {
             config: None,
             settings,
-            check_config: true,
-            exit_with_parent: false,
         };
-        let error = flags.load::<control_plane::Config>().unwrap_err();
+        let error = source.load::<control_plane::Config>().unwrap_err();
         assert!(error.to_string().contains("grcp"), "{error}");
     }
 }

@@ -325,10 +325,8 @@ impl Core {
     }
 
     fn connect(&mut self, now: Instant, session: SessionId, hello: Hello) {
-        let welcomed = match self
-            .registry
-            .connect(session, hello.clone(), self.wall_ms(now))
-        {
+        let at = (now, self.wall_ms(now));
+        let welcomed = match self.registry.connect(session, hello.clone(), at) {
             Ok(welcomed) => welcomed,
             Err(refused) => {
                 self.outputs.push_back(Output::Close {
@@ -364,6 +362,11 @@ impl Core {
             }),
         );
         self.node_changed(&node);
+        let held_back = self.registry.get(&node).and_then(|node| node.deadline);
+        if let Some(until) = held_back {
+            tracing::warn!(node_id = %node, "node comes and goes too often: it is held back for a while");
+            self.timers.insert((until, Timer::Node(node.clone())));
+        }
         if welcomed.restarted {
             // The new process serves nobody yet.
             self.leave_all(now, &node);
@@ -394,6 +397,9 @@ impl Core {
         self.give_up_session(session);
         let deadline = now + self.settings.node_grace;
         if let Some(node) = self.registry.disconnect(session, now, deadline) {
+            if self.registry.get(&node).is_none() {
+                return self.node_left(now, &node);
+            }
             tracing::info!(node_id = %node, "node's session ended");
             self.timers.insert((deadline, Timer::Node(node.clone())));
             self.node_changed(&node);
@@ -408,9 +414,13 @@ impl Core {
         match message {
             Up::Hello(_) => tracing::debug!(node_id = %node, "second hello of a session ignored"),
             Up::Load(load) => {
-                self.registry.set_load(&node, load);
+                let turned = self.registry.set_load(&node, load);
                 self.follow_load(now, &node);
-                self.show_node(&node);
+                if turned {
+                    self.drain_changed(now, &node);
+                } else {
+                    self.show_node(&node);
+                }
             }
             Up::Links(LinkReport { mut links }) => {
                 links.truncate(LINKS_MAX);
@@ -427,6 +437,27 @@ impl Core {
             Up::RoomClosed(closed) => self.room_closed(now, &node, &closed),
             Up::Answer(answer) => self.answered(session, answer),
         }
+    }
+
+    /// A node began to drain, or will stay after all.
+    fn drain_changed(&mut self, now: Instant, node: &NodeId) {
+        let draining = self.registry.get(node).is_some_and(Node::is_draining);
+        tracing::info!(node_id = %node, draining, "node's draining changed");
+        self.node_changed(node);
+        self.replan_touched(now, node);
+    }
+
+    /// A node that drained has ended: nobody waits for it.
+    fn node_left(&mut self, now: Instant, node: &NodeId) {
+        tracing::info!(node_id = %node, "node has left");
+        let change = Change::NodeForgotten(node.clone());
+        self.outputs.push_back(Output::Save(change));
+        self.topology.remove(node);
+        self.leave_all(now, node);
+        self.replan_touched(now, node);
+        let gone = Update::NodeForgotten(node.clone());
+        self.outputs.push_back(Output::Update(gone));
+        self.send_peers();
     }
 
     fn follow_links(&mut self, now: Instant, node: &NodeId, links: &[LinkState]) {
@@ -528,13 +559,10 @@ impl Core {
                 self.outputs
                     .push_back(Output::Update(Update::NodeForgotten(node.clone())));
             }
+            Verdict::Settled => self.node_changed(node),
             Verdict::Unchanged => {}
         }
-        let deadline = self
-            .registry
-            .get(node)
-            .filter(|node| node.session.is_none());
-        if let Some(at) = deadline.and_then(|node| node.deadline) {
+        if let Some(at) = self.registry.get(node).and_then(|node| node.deadline) {
             self.timers.insert((at, Timer::Node(node.clone())));
         }
     }
@@ -546,6 +574,10 @@ impl Core {
         };
         match node.state {
             NodeState::Ready | NodeState::Suspect => self.topology.insert(id.clone(), node.site()),
+            // Its rooms still lead to it; nothing new leads through it.
+            NodeState::Draining if node.role == Role::Edge => {
+                self.topology.insert(id.clone(), node.site())
+            }
             NodeState::Unspecified
             | NodeState::Starting
             | NodeState::Draining

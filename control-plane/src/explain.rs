@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use proto::RoomName;
+use proto::control::RoomReport;
 use serde::{Deserialize, Serialize};
 
 use crate::actor::{Handle, Stopped};
-use crate::placement::{self, Asked, Explanation, Links, Moment, Placed, Placer};
+use crate::placement::{self, Asked, Edge, Explanation, Links, Moment, Placed, Placer};
 use crate::planner::{self, Decision, PlanExplanation};
 use crate::store::{self, Ephemeral};
 
@@ -112,6 +113,41 @@ impl Explainer {
             room: room.as_ref(),
         };
         self.placer.place(asked, moment).map_err(Error::Placement)
+    }
+
+    /// Like [`Explainer::place`], with where to reach the edge; `None` when it went meanwhile.
+    ///
+    /// # Errors
+    /// As [`Explainer::place`].
+    pub async fn edge_for(&self, asked: &Asked<'_>) -> Result<Option<Edge>, Error> {
+        let placed = self.place(asked).await?;
+        let edges = placement::ready_edges(&self.ephemeral.nodes().await?);
+        let mut edges = edges.into_iter();
+        Ok(edges.find(|edge| edge.node_id == placed.node_id))
+    }
+
+    /// The edge that serves a participant, if it is ready.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn serving(&self, room: &str, identity: &str) -> Result<Option<Edge>, Error> {
+        let room = self.ephemeral.room(room).await?;
+        let nodes = room.map_or(Vec::new(), |room| room.nodes);
+        let serves = |report: &RoomReport| {
+            let mut participants = report.participants.iter();
+            participants.any(|participant| participant.identity == identity)
+        };
+        let serving: Vec<_> = nodes
+            .iter()
+            .filter(|node| node.report.as_ref().is_some_and(serves))
+            .map(|node| node.node_id.as_str())
+            .collect();
+        if serving.is_empty() {
+            return Ok(None);
+        }
+        let edges = placement::ready_edges(&self.ephemeral.nodes().await?);
+        let mut edges = edges.into_iter();
+        Ok(edges.find(|edge| serving.contains(&edge.node_id.as_str())))
     }
 
     /// Explains.

@@ -1,6 +1,7 @@
 //! The gRPC services for nodes and operators.
 
 mod admin;
+mod drain;
 mod keys;
 mod rooms;
 mod session;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::actor::Handle;
+use crate::authority::Authority;
 use crate::explain::Explainer;
 use crate::metrics::Metrics;
 use crate::store::{Durable, Ephemeral};
@@ -32,6 +34,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub struct Services {
     /// The control plane's task.
     pub handle: Handle,
+    /// Carries out what concerns a room or a node.
+    pub authority: Arc<dyn Authority>,
     /// What outlives the process.
     pub durable: Arc<dyn Durable>,
     /// What is known of the moment.
@@ -63,12 +67,15 @@ pub async fn serve(
         .build_v1()?;
     let Services {
         handle,
+        authority,
         durable,
         ephemeral,
         metrics,
         explainer,
     } = services;
     let sessions = session::Sessions::new(handle.clone(), explainer.clone());
+    let rooms = rooms::Rooms::new(handle, metrics, explainer.clone());
+    let admin = admin::Admin::new((durable, ephemeral), authority, explainer);
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -76,10 +83,8 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(reflection)
         .add_service(NodeSessionServer::new(sessions))
-        .add_service(RoomsServer::new(rooms::Rooms::new(handle, metrics)))
-        .add_service(AdminServer::new(admin::Admin::new(
-            durable, ephemeral, explainer,
-        )));
+        .add_service(RoomsServer::new(rooms))
+        .add_service(AdminServer::new(admin));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = server.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::pin!(serving);

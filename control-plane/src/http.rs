@@ -22,6 +22,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use ipnet::IpNet;
+use runtime::tunnel::Tunnels;
 use tower_http::cors::{Any, CorsLayer};
 
 use crate::authority::Authority;
@@ -31,7 +32,6 @@ use crate::metrics::Metrics;
 use crate::store::Ephemeral;
 use error::ApiError;
 pub use rate::RateLimits;
-pub use signal::EdgeClient;
 
 /// How long one request may take, its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,7 +69,7 @@ pub struct Gateway {
     /// Counters.
     pub metrics: Metrics,
     /// Reaches edges for clients that only reach us.
-    pub edges: EdgeClient,
+    pub edges: Tunnels,
     /// How much one client may ask.
     pub rates: RateLimits,
     /// Served by HTTPS.

@@ -1,5 +1,7 @@
 //! Which nodes there are and how they fare. Sans-IO: sessions begin and end, reports arrive, time passes.
 
+mod damping;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -7,6 +9,7 @@ use proto::NodeId;
 use proto::control::{self, Hello, LinkState, Load, NodeState};
 
 use crate::planner::{Role, Site};
+use damping::Damping;
 
 /// One session of a node, unique in this process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -62,6 +65,7 @@ pub struct Node {
     lost_at: Option<Instant>,
     links: BTreeMap<NodeId, bool>,
     links_at: Option<Instant>,
+    damping: Damping,
 }
 
 impl Node {
@@ -70,6 +74,28 @@ impl Node {
         match self.hello.capacity {
             0 => 0.0,
             capacity => f64::from(self.load.participants) / f64::from(capacity),
+        }
+    }
+
+    /// It lets its clients go elsewhere and then ends.
+    pub fn is_draining(&self) -> bool {
+        self.load.drain.is_some()
+    }
+
+    /// Its process said that it ends now.
+    pub fn is_leaving(&self) -> bool {
+        self.load.drain.is_some_and(|drain| drain.leaving)
+    }
+
+    /// The state of a node that has a session and whose peers have nothing against it.
+    fn settled(&self) -> NodeState {
+        // An edge without an address for clients, or any node without one for links, is not up yet.
+        let reachable = !self.hello.link_addresses.is_empty()
+            && (self.role == Role::Relay || !self.hello.client_url.is_empty());
+        match (reachable, self.is_draining()) {
+            (false, _) => NodeState::Starting,
+            (true, true) => NodeState::Draining,
+            (true, false) => NodeState::Ready,
         }
     }
 
@@ -119,6 +145,8 @@ pub enum Verdict {
     Died,
     /// It has been dead for long and is forgotten.
     Forgotten,
+    /// It had come and gone too often and counts again.
+    Settled,
 }
 
 /// All nodes.
@@ -147,7 +175,7 @@ impl Registry {
         Ok(id)
     }
 
-    /// A session's first message.
+    /// A session's first message. A node that came and went too often lately stays suspect until its deadline.
     ///
     /// # Errors
     /// When the hello is malformed, late, or one node too many.
@@ -155,7 +183,7 @@ impl Registry {
         &mut self,
         session: SessionId,
         hello: Hello,
-        now_ms: u64,
+        (now, now_ms): (Instant, u64),
     ) -> Result<Welcomed, Refused> {
         let (id, mut node) = checked(hello)?;
         let before = self.nodes.get(&id);
@@ -168,14 +196,18 @@ impl Registry {
             return Err(Refused::Superseded);
         }
         let restarted = before.is_none_or(|old| old.hello.incarnation != incarnation);
-        // An edge without an address for clients, or any node without one for links, is not up yet.
-        let reachable = !node.hello.link_addresses.is_empty()
-            && (node.role == Role::Relay || !node.hello.client_url.is_empty());
-        node.state = if reachable {
-            NodeState::Ready
-        } else {
-            NodeState::Starting
-        };
+        if let Some(old) = before {
+            node.damping = old.damping;
+            if !restarted {
+                // It says how it fares within a moment.
+                node.load = old.load;
+            }
+        }
+        node.state = node.settled();
+        if let Some(until) = node.damping.back(now) {
+            node.state = NodeState::Suspect;
+            node.deadline = Some(until);
+        }
         node.connected_at_ms = now_ms;
         node.session = Some(session);
         if let Some(replaced) = replaces {
@@ -190,7 +222,8 @@ impl Registry {
         })
     }
 
-    /// A session ended: its node is suspect until `deadline`. `None` when another session took over before.
+    /// A session ended: its node is suspect until `deadline`, or forgotten when it had said that it leaves. `None` when another
+    /// session took over before.
     pub fn disconnect(
         &mut self,
         session: SessionId,
@@ -200,7 +233,12 @@ impl Registry {
         let id = self.sessions.remove(&session)?;
         let node = self.nodes.get_mut(&id)?;
         node.session = None;
+        if node.is_leaving() {
+            self.nodes.remove(&id);
+            return Some(id);
+        }
         node.state = NodeState::Suspect;
+        node.damping.lost(now);
         node.lost_at = Some(now);
         node.deadline = Some(deadline);
         Some(id)
@@ -221,11 +259,17 @@ impl Registry {
         self.nodes.iter()
     }
 
-    /// A report of load.
-    pub fn set_load(&mut self, id: &NodeId, load: Load) {
-        if let Some(node) = self.nodes.get_mut(id) {
-            node.load = load;
+    /// A report of load. True when the node drains from now on, or no more.
+    pub fn set_load(&mut self, id: &NodeId, load: Load) -> bool {
+        let Some(node) = self.nodes.get_mut(id) else {
+            return false;
+        };
+        let drained = node.is_draining();
+        node.load = load;
+        if matches!(node.state, NodeState::Ready | NodeState::Draining) {
+            node.state = node.settled();
         }
+        drained != node.is_draining()
     }
 
     /// A report on links. Returns nodes that became suspect by it, or ready again.
@@ -255,10 +299,15 @@ impl Registry {
             return false;
         };
         let before = node.state;
-        if before == NodeState::Ready && hear == 0 && lost >= SUSPECTING_PEERS {
+        let serves = matches!(before, NodeState::Ready | NodeState::Draining);
+        if serves && hear == 0 && lost >= SUSPECTING_PEERS {
             node.state = NodeState::Suspect;
+            node.damping.lost(now);
         } else if before == NodeState::Suspect && node.session.is_some() && hear > 0 {
-            node.state = NodeState::Ready;
+            node.deadline = node.damping.back(now);
+            if node.deadline.is_none() {
+                node.state = node.settled();
+            }
         }
         node.state != before
     }
@@ -282,11 +331,15 @@ impl Registry {
     /// Looks at a node whose deadline may have passed. A node without a session that peers still hear is not dead:
     /// only its way to us is; it is looked at again after `grace`.
     pub fn expire(&mut self, id: &NodeId, now: Instant, grace: Duration) -> Verdict {
-        let Some(node) = self.nodes.get(id) else {
+        let Some(node) = self.nodes.get_mut(id) else {
             return Verdict::Unchanged;
         };
-        if node.session.is_some() || node.deadline.is_none_or(|deadline| deadline > now) {
+        if node.deadline.is_none_or(|deadline| deadline > now) {
             return Verdict::Unchanged;
+        }
+        if node.session.is_some() {
+            node.deadline = None;
+            return self.trust_again(id, now);
         }
         if node.state == NodeState::Dead {
             self.nodes.remove(id);
@@ -307,6 +360,22 @@ impl Registry {
         node.state = NodeState::Dead;
         node.deadline = Some(now + DEAD_SHOWN);
         Verdict::Died
+    }
+}
+
+impl Registry {
+    /// A node has been held back for long enough: it counts again unless its peers lost it.
+    fn trust_again(&mut self, id: &NodeId, now: Instant) -> Verdict {
+        let since = now.checked_sub(EVIDENCE_AGE_MAX);
+        let (hear, lost) = since.map_or((0, 0), |since| self.evidence(id, since));
+        let Some(node) = self.nodes.get_mut(id) else {
+            return Verdict::Unchanged;
+        };
+        if node.state != NodeState::Suspect || (hear == 0 && lost >= SUSPECTING_PEERS) {
+            return Verdict::Unchanged;
+        }
+        node.state = node.settled();
+        Verdict::Settled
     }
 }
 
@@ -335,6 +404,7 @@ fn checked(hello: Hello) -> Result<(NodeId, Node), Refused> {
         lost_at: None,
         links: BTreeMap::new(),
         links_at: None,
+        damping: Damping::default(),
     };
     Ok((id, node))
 }
@@ -373,7 +443,7 @@ mod tests {
         let mut registry = Registry::default();
         for (session, node) in [(1, "a"), (2, "b"), (3, "c")] {
             registry
-                .connect(SessionId(session), hello(node, 1), 0)
+                .connect(SessionId(session), hello(node, 1), (Instant::now(), 0))
                 .expect("welcome");
         }
         (registry, Instant::now() + Duration::from_secs(60))
@@ -406,7 +476,7 @@ mod tests {
         let (mut registry, now) = three();
         registry.disconnect(SessionId(1), now, now + GRACE);
         let welcomed = registry
-            .connect(SessionId(4), hello("a", 1), 0)
+            .connect(SessionId(4), hello("a", 1), (Instant::now(), 0))
             .expect("welcome");
         assert_eq!(
             welcomed,
@@ -479,7 +549,7 @@ mod tests {
     fn a_later_incarnation_takes_over_and_an_earlier_one_is_refused() {
         let (mut registry, now) = three();
         let welcomed = registry
-            .connect(SessionId(4), hello("a", 2), 0)
+            .connect(SessionId(4), hello("a", 2), (Instant::now(), 0))
             .expect("welcome");
         assert_eq!(welcomed.replaces, Some(SessionId(1)));
         assert!(welcomed.restarted);
@@ -489,7 +559,7 @@ mod tests {
             "replaced before"
         );
         assert_eq!(
-            registry.connect(SessionId(5), hello("a", 1), 0),
+            registry.connect(SessionId(5), hello("a", 1), (Instant::now(), 0)),
             Err(Refused::Superseded)
         );
     }
@@ -499,7 +569,9 @@ mod tests {
         let mut registry = Registry::default();
         for id in ["", "a b", "ä", &"x".repeat(65)] {
             assert!(
-                registry.connect(SessionId(1), hello(id, 1), 0).is_err(),
+                registry
+                    .connect(SessionId(1), hello(id, 1), (Instant::now(), 0))
+                    .is_err(),
                 "{id:?}"
             );
         }
@@ -508,7 +580,7 @@ mod tests {
             ..hello("a", 1)
         };
         assert_eq!(
-            registry.connect(SessionId(1), roleless, 0),
+            registry.connect(SessionId(1), roleless, (Instant::now(), 0)),
             Err(Refused::Role(9))
         );
         let starting = Hello {
@@ -516,7 +588,7 @@ mod tests {
             ..hello("a", 1)
         };
         registry
-            .connect(SessionId(1), starting, 0)
+            .connect(SessionId(1), starting, (Instant::now(), 0))
             .expect("welcome");
         assert_eq!(state(&registry, "a"), NodeState::Starting);
     }

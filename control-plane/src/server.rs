@@ -11,17 +11,19 @@ use runtime::http::Limits;
 use runtime::ready::Ready;
 use runtime::shutdown::Shutdown;
 use runtime::tls::listener::{Acceptor, Certificate};
+use runtime::tunnel::Tunnels;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::{self, Handle, Stores};
+use crate::authority::Authority;
 use crate::config::Config;
 use crate::core::Settings;
 use crate::explain::Explainer;
 use crate::grpc::{self, Services};
-use crate::http::{self, EdgeClient, Gateway, RateLimits};
+use crate::http::{self, Gateway, RateLimits};
 use crate::keyring::{Follower, Keyring};
 use crate::metrics::Metrics;
 use crate::placement::Placer;
@@ -86,7 +88,7 @@ impl Server {
             metrics.clone(),
             shutdown.clone(),
         );
-        let authority = Arc::new(handle.clone());
+        let authority: Arc<dyn Authority> = Arc::new(handle.clone());
         let replicas = presence::start(config, (grpc, http), &metrics, &shutdown)?;
         // Both end with `shutdown` and hold nothing that anybody waits for.
         tokio::spawn(state.follower(&handle).run(shutdown.clone()));
@@ -94,6 +96,7 @@ impl Server {
         let explainer = explainer(config, (&handle, &ephemeral), &shutdown).await?;
         let services = Services {
             handle,
+            authority: Arc::clone(&authority),
             durable,
             ephemeral: Arc::clone(&ephemeral),
             metrics: metrics.clone(),
@@ -107,7 +110,8 @@ impl Server {
             region: config.region.clone(),
             token_valid: Duration::from_secs(config.token_valid_s),
             metrics: metrics.clone(),
-            edges: EdgeClient::new(config.edge_ca.as_deref()).context("edge_ca")?,
+            edges: Tunnels::new(config.edge_ca.as_deref(), metrics.gateway.tunnels.clone())
+                .context("edge_ca")?,
             rates: RateLimits::new(config.rate_per_address, config.rate_per_key),
             secure: tls.is_some(),
             explainer,

@@ -9,6 +9,7 @@ pub mod ephemeral;
 pub mod keys;
 pub mod memory;
 pub mod open;
+pub mod probe;
 pub mod redis;
 pub mod sealed;
 pub mod sql;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use runtime::secret::Secret;
 use runtime::telemetry::LogConfig;
@@ -67,6 +68,12 @@ pub struct Config {
     /// Certificate that clients are shown by HTTPS and by TURN over TLS; none: plain HTTP, for use behind a proxy that ends TLS.
     #[serde(default)]
     pub client_tls: Option<Files>,
+    /// Authorities (PEM) of the certificates of other edges, where the system does not trust them: signalling is handed on to them.
+    #[serde(default)]
+    pub edge_ca: Option<PathBuf>,
+    /// How long clients have to go elsewhere after SIGTERM, in seconds. 0 ends at once.
+    #[serde(default = "default_drain_s")]
+    pub drain_s: u64,
     /// TURN, for clients that reach neither UDP nor ICE-TCP.
     #[serde(default)]
     pub turn: Turn,
@@ -199,6 +206,10 @@ fn default_udp() -> SocketAddr {
 
 fn default_shards() -> usize {
     1
+}
+
+fn default_drain_s() -> u64 {
+    60
 }
 
 fn default_capacity() -> u32 {

@@ -1,4 +1,5 @@
 //! Sans-IO state: rooms, sessions, negotiation, ICE, tokens.
+pub mod drain;
 pub mod ice;
 pub mod join;
 pub mod negotiation;

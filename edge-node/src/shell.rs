@@ -3,7 +3,9 @@
 pub mod client_rtts;
 pub mod commands;
 pub mod control;
+pub mod drain;
 pub mod edge;
+mod elsewhere;
 mod forward;
 pub mod http;
 pub mod ice_servers;
@@ -26,11 +28,13 @@ use prometheus::Registry;
 use proto::control::Hello;
 use proto::{NodeId, RegionId};
 use relay::control::Client;
+use relay::drain::Drain;
 use runtime::admin::{self, Readiness};
 use runtime::http::Limits;
 use runtime::ready::Ready;
 use runtime::shutdown::Shutdown;
 use runtime::tls::listener::Certificate;
+use runtime::tunnel::Tunnels;
 use tokio::net::TcpListener;
 use tower::Layer as _;
 
@@ -54,6 +58,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let registry = Registry::new();
     runtime::process::register(&registry).context("process metrics")?;
     let metrics = Metrics::register(&registry).context("metrics of signalling")?;
+    let tunnels = Tunnels::new(config.edge_ca.as_deref(), metrics.tunnels.clone());
+    let tunnels = tunnels.context("edge_ca")?;
+    let drain = Drain::default();
     let readiness = Readiness::new();
     let reports: Arc<Reports> = Arc::default();
     let admin = serve_admin(config.admin, (&registry, &readiness), &reports).await?;
@@ -62,22 +69,23 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         .with_context(|| format!("signalling listener on {}", config.http))?;
     let http = listener.local_addr()?;
     let incarnation = relay::role::incarnation();
-    let (plane, plane_events) =
-        MediaPlane::start(plane_config(&config, incarnation)?, &registry, &shutdown)
-            .context("media plane")?;
+    let plane = MediaPlane::start(plane_config(&config, incarnation)?, &registry, &shutdown);
+    let (plane, plane_events) = plane.context("media plane")?;
     let tls = client_tls(&config, &registry, &shutdown)?;
     let turn = serve_turn(&config, &plane, tls.as_ref(), (&registry, &shutdown))?;
     let url = control::client_url(config.client_url.as_deref(), http, tls.is_some());
     let hello = hello(&config, &plane, (incarnation, url.clone(), admin.url()));
-    register(&config, hello.clone(), &plane, &metrics, &shutdown)?;
-    let (client, messages) = Client::connect(
-        relay::control::Config {
-            urls: config.control.clone(),
-            hello,
-        },
-        control::status(plane.mesh().clone(), metrics.clone()),
-        shutdown.token().clone(),
-    );
+    let status = || {
+        let drain = (drain.clone(), tunnels.clone());
+        control::status(plane.mesh().clone(), metrics.clone(), drain)
+    };
+    register(&config, hello.clone(), status(), &shutdown)?;
+    let session = relay::control::Config {
+        urls: config.control.clone(),
+        hello,
+    };
+    let (client, messages) = Client::connect(session, status(), shutdown.token().clone());
+    let drain_status = status();
     let link = plane.mesh().local_addr();
     let edge: SharedEdge = Arc::new(Edge {
         node: NodeId::from(config.node_id.as_str()),
@@ -93,26 +101,44 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         reports,
         turn,
         metrics,
+        drain,
+        tunnels,
     });
     tokio::spawn(control::follow_control(Arc::clone(&edge), messages));
     tokio::spawn(control::follow_plane(Arc::clone(&edge), plane_events));
+    tokio::spawn(drain::follow(
+        Arc::clone(&edge),
+        drain_status,
+        (readiness.clone(), shutdown.clone()),
+        Duration::from_secs(config.drain_s),
+    ));
     readiness.set(true);
     let mut ready = Ready::new(config.node_id.as_str(), admin.url());
     ready.url = Some(url);
     ready.link = Some(link.to_string());
     ready.print().context("standard output")?;
 
+    serve_clients(&edge, (listener, tls), shutdown).await?;
+    readiness.set(false);
+    say_goodbye(&edge).await;
+    Ok(())
+}
+
+/// Serves signalling, WHIP and WHEP until `shutdown`.
+async fn serve_clients(
+    edge: &SharedEdge,
+    (tcp, tls): (TcpListener, Option<Certificate>),
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
     let app =
-        tower::util::MapRequestLayer::new(http::normalize).layer(http::router(Arc::clone(&edge)));
+        tower::util::MapRequestLayer::new(http::normalize).layer(http::router(Arc::clone(edge)));
     let listener = runtime::http::Listener {
-        tcp: listener,
+        tcp,
         tls: tls.map(|tls| tls.acceptor(&[b"http/1.1"])).transpose()?,
         limits: Limits::default(),
         connections: edge.metrics.http_connections.clone(),
     };
     runtime::http::serve(listener, app, shutdown).await;
-    readiness.set(false);
-    say_goodbye(&edge).await;
     Ok(())
 }
 
@@ -120,15 +146,13 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 fn register(
     config: &Config,
     hello: Hello,
-    plane: &MediaPlane,
-    metrics: &Metrics,
+    status: impl Fn() -> relay::control::Status + Send + 'static,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let registration = relay::registration::Config {
         url: config.consul_url.clone(),
         token: config.consul_token.clone(),
     };
-    let status = control::status(plane.mesh().clone(), metrics.clone());
     relay::registration::start(&registration, hello, status, shutdown.token().clone())
 }
 

@@ -11,7 +11,7 @@ use proto::control::node_session_client::NodeSessionClient;
 use proto::control::rooms_client::RoomsClient;
 use proto::control::{
     AssignRequest, AssignResponse, ControlMessage, FlowReport, Hello, LinkReport, LinkState, Load,
-    NodeMessage,
+    NodeMessage, PlaceRequest, PlaceResponse,
 };
 use proto::{NodeId, RoomName};
 use tokio::sync::{mpsc, watch};
@@ -185,6 +185,27 @@ impl Client {
         answer
             .map(tonic::Response::into_inner)
             .map_err(|status| Error::Refused(Box::new(status)))
+    }
+
+    /// Asks which edge a participant belongs at; `None` when it is to be where it is already, and that is nowhere.
+    ///
+    /// # Errors
+    /// [`Error::Disconnected`] without a session, [`Error::Refused`] when no edge is ready or the control plane does not answer
+    /// within `within`.
+    pub async fn place(
+        &self,
+        request: PlaceRequest,
+        within: Duration,
+    ) -> Result<Option<PlaceResponse>, Error> {
+        let session = self.session.borrow().clone();
+        let channel = session.ok_or(Error::Disconnected)?.channel;
+        let mut rooms = RoomsClient::new(channel);
+        let answer = tokio::time::timeout(within, rooms.place(request)).await;
+        match answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer"))) {
+            Ok(response) => Ok(Some(response.into_inner())),
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
+            Err(status) => Err(Error::Refused(Box::new(status))),
+        }
     }
 }
 

@@ -4,10 +4,12 @@
 //! - [`mesh`]: many hops, sans-IO: plans, subscriptions, flows, room replicas, failover.
 //! - [`worker`]: the thread that owns the sockets and drives both; edges and relays start one each.
 //! - [`control`]: a node's session with the control plane; edges use it as well.
+//! - [`drain`]: a node's orderly end.
 //! - [`registration`]: a node's entry in Consul, if there is one.
 //! - [`role`]: the relay process.
 
 pub mod control;
+pub mod drain;
 pub mod link;
 pub mod mesh;
 pub mod registration;

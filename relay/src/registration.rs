@@ -42,8 +42,13 @@ pub fn start(
     let consul = Consul::new(url.expose(), token).context("consul_url")?;
     let describe = move || {
         let load = status().load;
+        let draining = if load.drain.is_some() {
+            "draining "
+        } else {
+            ""
+        };
         let note = format!(
-            "participants={} rooms={} cpu={:.2} egress_bps={}",
+            "{draining}participants={} rooms={} cpu={:.2} egress_bps={}",
             load.participants, load.rooms, load.cpu_cores, load.egress_bps
         );
         (service(&hello, load.participants), note)

@@ -1,5 +1,7 @@
 //! The relay process: a mesh worker whose node has no clients, and a session with the control plane.
 
+mod drain;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use crate::control::{self, Client, Status};
+use crate::drain::Drain;
 use crate::mesh::command::{MeshCommand, MeshEvent, PeerInfo, Role, RoomPlan};
 use crate::registration;
 use crate::worker;
@@ -147,25 +150,28 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         pid: u64::from(std::process::id()),
         capacity: 0,
     };
+    let drain = Drain::default();
     let registration = registration::Config {
         url: config.consul_url.clone(),
         token: config.consul_token.clone(),
     };
-    let (this, shown) = (hello.clone(), status(&mesh));
+    let (this, shown) = (hello.clone(), status(&mesh, &drain));
     registration::start(&registration, this, shown, shutdown.token().clone())?;
     let session = control::Config {
         urls: config.control.clone(),
         hello,
     };
-    let (client, messages) = Client::connect(session, status(&mesh), shutdown.token().clone());
+    let (client, messages) =
+        Client::connect(session, status(&mesh, &drain), shutdown.token().clone());
 
     readiness.set(true);
     let mut ready = Ready::new(config.node_id.as_str(), admin.url());
     ready.link = Some(mesh.local_addr().to_string());
     ready.print().context("standard output")?;
     tokio::select! {
-        () = follow(messages, &mesh) => {}
+        () = follow(messages, &mesh, (&client, &drain)) => {}
         () = report_flows(&client, &mesh) => {}
+        () = drain::follow(&drain, &client, status(&mesh, &drain), (&mesh, &readiness), &shutdown) => {}
         () = shutdown.wait() => {}
     }
     drop(client);
@@ -193,8 +199,8 @@ fn worker_config(config: &Config, incarnation: u64) -> anyhow::Result<worker::Co
 }
 
 /// What a relay reports every second.
-fn status(mesh: &MeshHandle) -> impl Fn() -> Status + Send + Sync + 'static {
-    let mesh = mesh.clone();
+fn status(mesh: &MeshHandle, drain: &Drain) -> impl Fn() -> Status + Send + Sync + 'static {
+    let (mesh, drain) = (mesh.clone(), drain.clone());
     let meter = control::LoadMeter::new();
     move || {
         let stats = mesh.stats();
@@ -206,6 +212,7 @@ fn status(mesh: &MeshHandle) -> impl Fn() -> Status + Send + Sync + 'static {
                 rooms: 0,
                 cpu_cores,
                 egress_bps,
+                drain: drain.status(0),
             },
             links: control::link_report(&stats),
         }
@@ -249,7 +256,11 @@ async fn report_flows(client: &Client, mesh: &MeshHandle) {
 }
 
 /// Does what the control plane says until its messages end.
-async fn follow(mut messages: mpsc::Receiver<proto::control::ControlMessage>, mesh: &MeshHandle) {
+async fn follow(
+    mut messages: mpsc::Receiver<proto::control::ControlMessage>,
+    mesh: &MeshHandle,
+    (client, drain): (&Client, &Drain),
+) {
     while let Some(message) = messages.recv().await {
         match message.message {
             Some(Message::Peers(list)) => {
@@ -270,8 +281,9 @@ async fn follow(mut messages: mpsc::Receiver<proto::control::ControlMessage>, me
                     "welcomed"
                 );
             }
-            // Keys and commands are for edges; other messages are of newer versions.
-            Some(Message::Keys(_) | Message::Command(_)) | None => {}
+            Some(Message::Command(command)) => drain::take(command, client, drain),
+            // Keys are for edges; other messages are of newer versions.
+            Some(Message::Keys(_)) | None => {}
         }
     }
 }

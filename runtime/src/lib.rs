@@ -13,4 +13,5 @@ pub mod shutdown;
 pub mod tcp;
 pub mod telemetry;
 pub mod tls;
+pub mod tunnel;
 pub mod udp;

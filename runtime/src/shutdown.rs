@@ -9,6 +9,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     token: CancellationToken,
+    drain: CancellationToken,
 }
 
 impl Shutdown {
@@ -36,6 +37,42 @@ impl Shutdown {
             triggered.trigger();
         });
         Ok(shutdown)
+    }
+
+    /// Like [`Shutdown::on_signals`], but the first SIGTERM only asks to drain ([`Shutdown::drain_wanted`]): whoever is asked lets
+    /// its clients go elsewhere and then triggers. A second SIGTERM, or SIGINT, stops at once.
+    ///
+    /// # Errors
+    /// When a signal handler cannot be installed.
+    pub fn on_signals_after_drain() -> std::io::Result<Self> {
+        let shutdown = Self::new();
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let asked = shutdown.clone();
+        tokio::spawn(async move {
+            loop {
+                let name = tokio::select! {
+                    _ = interrupt.recv() => "SIGINT",
+                    _ = terminate.recv() => "SIGTERM",
+                    () = asked.wait() => return,
+                };
+                if name == "SIGTERM" && !asked.drain.is_cancelled() {
+                    tracing::info!(
+                        "draining before the end; another SIGTERM or SIGINT ends at once"
+                    );
+                    asked.drain.cancel();
+                    continue;
+                }
+                tracing::info!(signal = name, "stopping");
+                asked.trigger();
+            }
+        });
+        Ok(shutdown)
+    }
+
+    /// Completes once the process is asked to drain.
+    pub async fn drain_wanted(&self) {
+        self.drain.cancelled().await;
     }
 
     /// Triggers when standard input reaches its end: a parent that holds the other end of the pipe has then died, however
@@ -87,7 +124,10 @@ impl Shutdown {
 
 impl From<CancellationToken> for Shutdown {
     fn from(token: CancellationToken) -> Self {
-        Self { token }
+        Self {
+            token,
+            drain: CancellationToken::new(),
+        }
     }
 }
 

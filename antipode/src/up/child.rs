@@ -88,10 +88,10 @@ impl Running {
         self.child.wait().await
     }
 
-    /// Asks the process to stop and kills it when it does not.
+    /// Asks the process to stop without ado (SIGTERM would let it drain) and kills it when it does not.
     pub(crate) async fn stop(mut self) {
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok())
-            && let Err(error) = kill(Pid::from_raw(pid), Signal::SIGTERM)
+            && let Err(error) = kill(Pid::from_raw(pid), Signal::SIGINT)
         {
             tracing::debug!(process = self.label, %error, "cannot be signalled");
         }

@@ -52,10 +52,10 @@ pub(crate) fn write(
     std::fs::create_dir_all(&certificates)?;
     let client_tls = client_tls(&certificates, layout)?;
     let mut table = control(directory, layout, options);
+    let ca = text(&certificates.join(CLIENTS_CA).display());
     if let Some(files) = &client_tls {
         table.insert("tls".to_owned(), files.clone().into());
-        let ca = certificates.join(CLIENTS_CA);
-        table.insert("edge_ca".to_owned(), text(&ca.display()));
+        table.insert("edge_ca".to_owned(), ca.clone());
     }
     let control = Spec {
         role: "control",
@@ -85,6 +85,9 @@ pub(crate) fn write(
                     .clone()
                     .map(|files| ("client_tls".to_owned(), files.into())),
             );
+            if client_tls.is_some() {
+                table.insert("edge_ca".to_owned(), ca.clone());
+            }
         }
         specs.push(Spec {
             role: node.role.name(),

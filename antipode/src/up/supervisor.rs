@@ -82,12 +82,12 @@ impl Watched {
         let mut pause = PAUSE_MIN / 2;
         loop {
             let started = Instant::now();
-            let Some(reason) = self.run_once().await else {
+            let Some((reason, on_purpose)) = self.run_once().await else {
                 return;
             };
             tracing::warn!(process = self.spec.label, reason, "process ended");
             self.tell(State::Failed(reason)).await;
-            if !self.restart {
+            if on_purpose || !self.restart {
                 return;
             }
             pause = next_pause(pause, started.elapsed());
@@ -99,14 +99,14 @@ impl Watched {
         }
     }
 
-    /// One life of the process: why it ended, or `None` after it was stopped.
-    async fn run_once(&self) -> Option<String> {
+    /// One life of the process: how it ended and whether it meant to (drained, for one), or `None` after it was stopped.
+    async fn run_once(&self) -> Option<(String, bool)> {
         if self.shutdown.is_triggered() {
             return None;
         }
         let (mut running, mut stdout) = match Running::start(&self.spec, &self.log) {
             Ok(started) => started,
-            Err(error) => return Some(format!("{error:#}")),
+            Err(error) => return Some((format!("{error:#}"), false)),
         };
         let serve = async {
             if let Some(ready) = child::ready(&mut stdout).await {
@@ -117,7 +117,10 @@ impl Watched {
             running.ended().await
         };
         let ended = tokio::select! {
-            status = serve => Some(status.map_or_else(|e| e.to_string(), |s| s.to_string())),
+            status = serve => Some(match status {
+                Ok(status) => (status.to_string(), status.success()),
+                Err(error) => (error.to_string(), false),
+            }),
             () = self.shutdown.wait() => None,
         };
         if ended.is_none() {

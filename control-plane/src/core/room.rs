@@ -36,6 +36,9 @@ pub enum AssignError {
     /// The node is not known, dead, or no edge.
     #[error("node {0:?} is not a connected edge")]
     Node(String),
+    /// The edge lets its clients go elsewhere.
+    #[error("edge {0} is draining: it takes no further rooms")]
+    Draining(NodeId),
     /// Too many rooms.
     #[error("{ROOMS_MAX} rooms live already")]
     Full,
@@ -250,6 +253,9 @@ impl Core {
         let Some(edge) = known.filter(|node| node.role == Role::Edge) else {
             return Err(AssignError::Node(node.as_str().chars().take(64).collect()));
         };
+        if edge.is_draining() {
+            return Err(AssignError::Draining(node.clone()));
+        }
         let allow = &self.terms(name).allow;
         if !allow.permits(&edge.hello.region) {
             return Err(AssignError::Residency {

@@ -6,6 +6,7 @@ use super::*;
 use crate::config::RoomPolicy;
 
 mod calls;
+mod drain;
 mod random;
 
 const GRACE: Duration = Duration::from_secs(2);

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use proto::control::admin_server;
 use proto::control::{
     CreateKeyRequest, CreateKeyResponse, CreateProjectRequest, CreateProjectResponse,
-    ExplainRequest, ExplainResponse, GetRoomRequest, GetRoomResponse, ListAuditRequest,
-    ListAuditResponse, ListKeysRequest, ListKeysResponse, ListLinksRequest, ListLinksResponse,
-    ListNodesRequest, ListNodesResponse, ListProjectsRequest, ListProjectsResponse,
-    ListRoomsRequest, ListRoomsResponse, RevokeKeyRequest, RevokeKeyResponse, RotateKeyRequest,
-    RotateKeyResponse, VerifyAuditRequest, VerifyAuditResponse,
+    DrainNodeRequest, DrainNodeResponse, ExplainRequest, ExplainResponse, GetRoomRequest,
+    GetRoomResponse, ListAuditRequest, ListAuditResponse, ListKeysRequest, ListKeysResponse,
+    ListLinksRequest, ListLinksResponse, ListNodesRequest, ListNodesResponse, ListProjectsRequest,
+    ListProjectsResponse, ListRoomsRequest, ListRoomsResponse, RevokeKeyRequest, RevokeKeyResponse,
+    RotateKeyRequest, RotateKeyResponse, UndrainNodeRequest, UndrainNodeResponse,
+    VerifyAuditRequest, VerifyAuditResponse,
 };
 use tonic::{Request, Response, Status};
 
+use super::drain::{self, Drains};
 use super::keys::{self, Operator};
+use crate::authority::Authority;
 use crate::explain::{self, Explainer, Query};
 use crate::store::{Durable, Ephemeral, Error};
 
@@ -23,16 +26,22 @@ use crate::store::{Durable, Ephemeral, Error};
 pub(super) struct Admin {
     ephemeral: Arc<dyn Ephemeral>,
     operator: Operator,
+    drains: Drains,
     explainer: Explainer,
 }
 
 impl Admin {
     pub(super) fn new(
-        durable: Arc<dyn Durable>,
-        ephemeral: Arc<dyn Ephemeral>,
+        (durable, ephemeral): (Arc<dyn Durable>, Arc<dyn Ephemeral>),
+        authority: Arc<dyn Authority>,
         explainer: Explainer,
     ) -> Self {
         Self {
+            drains: Drains {
+                durable: Arc::clone(&durable),
+                ephemeral: Arc::clone(&ephemeral),
+                authority,
+            },
             operator: Operator::new(durable, Arc::clone(&ephemeral)),
             ephemeral,
             explainer,
@@ -181,5 +190,21 @@ impl admin_server::Admin for Admin {
         let json = serde_json::to_string(&explanation);
         let json = json.map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(ExplainResponse { json }))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<DrainNodeRequest>,
+    ) -> Result<Response<DrainNodeResponse>, Status> {
+        let done = self.drains.drain(request.into_inner()).await;
+        done.map(Response::new).map_err(drain::status)
+    }
+
+    async fn undrain_node(
+        &self,
+        request: Request<UndrainNodeRequest>,
+    ) -> Result<Response<UndrainNodeResponse>, Status> {
+        let done = self.drains.undrain(request.into_inner()).await;
+        done.map(Response::new).map_err(drain::status)
     }
 }

@@ -211,7 +211,7 @@ fn text(field: &'static str, text: String) -> Result<String, Refusal> {
     Ok(text)
 }
 
-fn by_whom(who: &str) -> Result<By<'_>, Refusal> {
+pub(super) fn by_whom(who: &str) -> Result<By<'_>, Refusal> {
     if who.len() > TEXT_LENGTH_MAX {
         return Err(Refusal::TooLong("by"));
     }

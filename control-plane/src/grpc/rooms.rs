@@ -1,26 +1,50 @@
 //! `Rooms`: edges ask for plans.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use proto::control::rooms_server;
-use proto::control::{AssignRequest, AssignResponse};
+use proto::control::{AssignRequest, AssignResponse, PlaceRequest, PlaceResponse};
 use proto::{NodeId, RoomName};
 use tonic::{Request, Response, Status};
 
 use crate::actor::{Handle, Stopped};
 use crate::core::AssignError;
+use crate::explain::{self, Explainer};
 use crate::metrics::Metrics;
+use crate::placement::{Asked, Edge};
 
 /// The service.
 #[derive(Debug)]
 pub(super) struct Rooms {
     handle: Handle,
     metrics: Metrics,
+    explainer: Explainer,
 }
 
 impl Rooms {
-    pub(super) fn new(handle: Handle, metrics: Metrics) -> Self {
-        Self { handle, metrics }
+    pub(super) fn new(handle: Handle, metrics: Metrics, explainer: Explainer) -> Self {
+        Self {
+            handle,
+            metrics,
+            explainer,
+        }
+    }
+
+    /// Where a participant belongs; `None` when it is nowhere and only that would do.
+    async fn seat(&self, request: &PlaceRequest) -> Result<Option<Edge>, explain::Error> {
+        let PlaceRequest { room, identity, .. } = request;
+        let serving = self.explainer.serving(room, identity).await?;
+        if serving.is_some() || request.serving {
+            return Ok(serving);
+        }
+        let asked = Asked {
+            room: Some(room),
+            // It is only a hint: one that cannot be read is none.
+            address: request.address.parse::<IpAddr>().ok(),
+            ..Asked::default()
+        };
+        self.explainer.edge_for(&asked).await
     }
 }
 
@@ -49,6 +73,21 @@ impl rooms_server::Rooms for Rooms {
             Err(Stopped) => Err(Status::unavailable(Stopped.to_string())),
         }
     }
+
+    async fn place(
+        &self,
+        request: Request<PlaceRequest>,
+    ) -> Result<Response<PlaceResponse>, Status> {
+        let seat = self.seat(&request.into_inner()).await;
+        // Whatever the reason, another time may be better.
+        let seat = seat.map_err(|error| Status::unavailable(error.to_string()))?;
+        let edge = seat.ok_or_else(|| Status::not_found("no edge serves the participant"))?;
+        Ok(Response::new(PlaceResponse {
+            node_id: edge.node_id,
+            region: edge.region,
+            client_url: edge.url,
+        }))
+    }
 }
 
 fn status(error: &AssignError) -> Status {
@@ -58,6 +97,7 @@ fn status(error: &AssignError) -> Status {
         AssignError::Node(_) | AssignError::Residency { .. } => {
             Status::failed_precondition(message)
         }
+        AssignError::Draining(_) => Status::unavailable(message),
         AssignError::Full => Status::resource_exhausted(message),
         AssignError::NotSaved => Status::unavailable(message),
         AssignError::Fenced => Status::aborted(message),

@@ -110,6 +110,12 @@ fn node(node: &Node) -> Value {
         "pid": hello.pid,
         "capacity": hello.capacity,
         "connected_at_ms": node.connected_at_ms,
+        "drain": load.drain.map(|drain| json!({
+            "since_ms": drain.since_ms,
+            "deadline_ms": drain.deadline_ms,
+            "clients": drain.clients,
+            "tunnels": drain.tunnels,
+        })),
         "load": {
             "participants": load.participants,
             "rooms": load.rooms,

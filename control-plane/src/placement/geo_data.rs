@@ -126,6 +126,27 @@ impl Sources {
     }
 }
 
+/// Kind, and time of building in Unix seconds, of every database.
+///
+/// # Errors
+/// The first file that is of no use.
+pub fn inspect(sources: &Sources) -> Result<Vec<(String, u64)>, Error> {
+    let look = |path: PathBuf| {
+        let bytes = std::fs::read(&path);
+        let bytes = bytes.map_err(|source| Error::Unreadable {
+            path: path.clone(),
+            source,
+        })?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let database = Database::new(name, bytes).map_err(|source| Error::NoDatabase {
+            path: path.clone(),
+            source,
+        })?;
+        Ok((database.kind().to_owned(), database.built_at_s()))
+    };
+    sources.files()?.into_iter().map(look).collect()
+}
+
 /// Opens geo data for a placer, and again whenever files have changed and then stayed the same for a look, until `shutdown`.
 /// Data that is of no use is reported and the data before is kept.
 pub async fn follow(

@@ -6,6 +6,7 @@
 )]
 
 mod api;
+mod drain;
 mod explain;
 mod gateway;
 mod keys;

@@ -71,6 +71,16 @@ pub fn leave(action: lk::leave_request::Action, reason: lk::DisconnectReason) ->
     })
 }
 
+/// Sends a client elsewhere, where it joins anew.
+pub fn depart(regions: lk::RegionSettings) -> Message {
+    Message::Leave(lk::LeaveRequest {
+        can_reconnect: true,
+        reason: lk::DisconnectReason::Migration as i32,
+        action: lk::leave_request::Action::Reconnect as i32,
+        regions: Some(regions),
+    })
+}
+
 /// Participants that changed.
 pub fn update(participants: Vec<lk::ParticipantInfo>) -> Message {
     Message::Update(lk::ParticipantUpdate { participants })

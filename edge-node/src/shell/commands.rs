@@ -1,5 +1,7 @@
 //! Commands of the control plane: handed to the room that they are about, and answered.
 
+use std::time::Duration;
+
 use livekit_protocol as lk;
 use prost::Message;
 use proto::control::command::Request;
@@ -7,6 +9,7 @@ use proto::control::command_error::Code;
 use proto::control::node_message::Message as ToControl;
 use proto::control::{Command as Order, CommandAnswer, command_answer};
 use proto::{RoomName, RoomSid};
+use relay::drain::Asked;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::edge::{self, SharedEdge};
@@ -30,6 +33,16 @@ pub struct ForRoom {
 /// Hands a command to its room.
 pub(super) fn take(edge: &SharedEdge, order: Order) {
     let id = order.request_id;
+    if let Some(Request::Drain(drain)) = &order.request {
+        let clients = u32::try_from(edge.metrics.participants.get()).unwrap_or(0);
+        let within = Duration::from_millis(drain.within_ms);
+        edge.drain.begin(Asked::Operator, within, clients);
+        return answer(edge, id, Ok(Vec::new()));
+    }
+    if matches!(order.request, Some(Request::Undrain(_))) {
+        edge.drain.cancel();
+        return answer(edge, id, Ok(Vec::new()));
+    }
     let Some((name, destination, command)) = order.request.and_then(decode) else {
         let text = "the edge does not know this command";
         return answer(edge, id, Err(error(Code::InvalidArgument, text)));
@@ -129,6 +142,8 @@ fn decode(request: Request) -> Option<(RoomName, Option<RoomName>, Command)> {
             let sid = edge::participant_sid();
             (request.room.clone(), None, Command::Forward(request, sid))
         }
+        // These are about the edge itself.
+        Request::Drain(_) | Request::Undrain(_) => return None,
     };
     Some((RoomName::from(room), destination, command))
 }

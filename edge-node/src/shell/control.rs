@@ -11,7 +11,9 @@ use proto::control::node_message::Message as ToControl;
 use proto::control::{ControlMessage, Load, RoomPlan};
 use proto::{ParticipantSid, RoomName};
 use relay::control::{LoadMeter, Status, link_report};
+use relay::drain::Drain;
 use relay::{MeshCommand, MeshEvent, MeshHandle, PeerInfo};
+use runtime::tunnel::Tunnels;
 use tokio::sync::mpsc;
 
 use super::client_rtts::ClientRtts;
@@ -24,7 +26,11 @@ use super::rooms::Mailbox;
 use crate::core::room::Input;
 
 /// What an edge reports every second.
-pub fn status(mesh: MeshHandle, metrics: Metrics) -> impl Fn() -> Status + Send + Sync + 'static {
+pub fn status(
+    mesh: MeshHandle,
+    metrics: Metrics,
+    (drain, tunnels): (Drain, Tunnels),
+) -> impl Fn() -> Status + Send + Sync + 'static {
     let meter = LoadMeter::new();
     move || {
         let links = mesh.stats();
@@ -36,6 +42,7 @@ pub fn status(mesh: MeshHandle, metrics: Metrics) -> impl Fn() -> Status + Send 
                 rooms: count(metrics.rooms.get()),
                 cpu_cores,
                 egress_bps,
+                drain: drain.status(tunnels.open()),
             },
             links: link_report(&links),
         }

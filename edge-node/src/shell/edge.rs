@@ -8,6 +8,8 @@ use arc_swap::ArcSwap;
 use livekit_protocol as lk;
 use media::router::TrackKey;
 use proto::{NodeId, ParticipantSid, RoomName};
+use relay::drain::Drain;
+use runtime::tunnel::Tunnels;
 use tokio::sync::mpsc;
 
 use super::ice_servers::IceServers;
@@ -52,6 +54,10 @@ pub struct Edge {
     pub turn: Option<IceServers>,
     /// Counters of signalling.
     pub metrics: Metrics,
+    /// Whether the edge lets its clients go elsewhere, to end then.
+    pub drain: Drain,
+    /// Ways to other edges, for signalling that is handed on.
+    pub tunnels: Tunnels,
 }
 
 impl Edge {

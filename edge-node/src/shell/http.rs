@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
-use axum::extract::{ConnectInfo, RawQuery, State};
+use axum::extract::{ConnectInfo, FromRequest as _, State};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -18,9 +18,11 @@ use axum::routing::get;
 use livekit_protocol as lk;
 use lk::leave_request::Action;
 use lk::signal_request::Message as SignalRequest;
+use proto::control::PlaceResponse;
 use tokio::sync::{mpsc, oneshot};
 
 use super::edge::{self, SharedEdge};
+use super::elsewhere::{self, Caller};
 use super::ice_servers;
 use super::room::Mail as RoomMail;
 use super::rooms;
@@ -104,10 +106,12 @@ async fn any_origin(request: axum::extract::Request, next: Next) -> Response {
 }
 
 /// Why a request was turned away.
-struct Refusal {
-    status: StatusCode,
-    reason: &'static str,
-    text: String,
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    /// Label of the counter of refusals.
+    pub(super) reason: &'static str,
+    pub(super) text: String,
 }
 
 impl IntoResponse for Refusal {
@@ -131,6 +135,16 @@ impl Refusal {
             status,
             reason: "token",
             text: error.to_string(),
+        }
+    }
+
+    /// A process that has just started: clients that come back to it must not take it for a refusal of their token.
+    fn no_keys() -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            reason: "starting",
+            text: "this edge has no API keys from the control plane yet; try again shortly"
+                .to_owned(),
         }
     }
 
@@ -177,6 +191,9 @@ fn check(
         text: "no access token; send it as `Authorization: Bearer …` or `access_token=…`"
             .to_owned(),
     })?;
+    if edge.keys.load().is_empty() {
+        return Err(Refusal::no_keys());
+    }
     let grants = token::authorize_join(&token, edge.as_ref(), SystemTime::now());
     let mut grants = grants.map_err(|error| Refusal::token(&error))?;
     let parameters =
@@ -195,45 +212,54 @@ fn check(
 
 async fn validate_v0(
     state: State<SharedEdge>,
-    headers: HeaderMap,
-    RawQuery(query): RawQuery,
-) -> Result<&'static str, Refusal> {
-    validate(
-        &state,
-        SignalPath::V0,
-        &headers,
-        query.as_deref().unwrap_or_default(),
-    )
-    .await
+    peer: ConnectInfo<SocketAddr>,
+    request: Request<Body>,
+) -> Result<Response, Refusal> {
+    validate(&state, SignalPath::V0, peer.0, request).await
 }
 
 async fn validate_v1(
     state: State<SharedEdge>,
-    headers: HeaderMap,
-    RawQuery(query): RawQuery,
-) -> Result<&'static str, Refusal> {
-    validate(
-        &state,
-        SignalPath::V1,
-        &headers,
-        query.as_deref().unwrap_or_default(),
-    )
-    .await
+    peer: ConnectInfo<SocketAddr>,
+    request: Request<Body>,
+) -> Result<Response, Refusal> {
+    validate(&state, SignalPath::V1, peer.0, request).await
 }
 
 /// Asked by clients whose WebSocket failed, to learn why.
 async fn validate(
     edge: &SharedEdge,
     path: SignalPath,
-    headers: &HeaderMap,
-    query: &str,
-) -> Result<&'static str, Refusal> {
-    let checked = check(edge, path, headers, query).map_err(|refusal| refusal.counted(edge))?;
+    peer: SocketAddr,
+    request: Request<Body>,
+) -> Result<Response, Refusal> {
+    let query = request.uri().query().unwrap_or_default();
+    let checked = check(edge, path, request.headers(), query);
+    let checked = checked.map_err(|refusal| refusal.counted(edge))?;
+    if let Some(seat) = elsewhere(edge, &checked, (peer, request.headers())).await? {
+        return elsewhere::forward(edge, &seat, request).await;
+    }
     let config = checked.grants.room_configuration();
     match edge.rooms.enter(edge, &checked.grants.room, &config).await {
-        Ok(_) => Ok("success"),
+        Ok(_) => Ok("success".into_response()),
         Err(error) => Err(unavailable(&error).counted(edge)),
     }
+}
+
+/// Where a client belongs that is not to be served here.
+async fn elsewhere(
+    edge: &SharedEdge,
+    checked: &Checked,
+    (peer, headers): (SocketAddr, &HeaderMap),
+) -> Result<Option<PlaceResponse>, Refusal> {
+    let caller = Caller {
+        room: &checked.grants.room,
+        identity: &checked.grants.identity,
+        reconnect: checked.parameters.reconnect.as_ref(),
+        address: peer.ip(),
+    };
+    let seat = elsewhere::of(edge, caller, headers).await;
+    seat.map_err(|refusal| refusal.counted(edge))
 }
 
 fn unavailable(error: &edge::OpenError) -> Refusal {
@@ -247,35 +273,36 @@ fn unavailable(error: &edge::OpenError) -> Refusal {
 async fn connect_v0(
     state: State<SharedEdge>,
     peer: ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    RawQuery(query): RawQuery,
-    upgrade: WebSocketUpgrade,
+    request: Request<Body>,
 ) -> Result<Response, Refusal> {
-    let query = query.unwrap_or_default();
-    let checked = check(&state, SignalPath::V0, &headers, &query);
-    connect(state.0, peer.0, checked, upgrade).await
+    connect(state.0, SignalPath::V0, peer.0, request).await
 }
 
 async fn connect_v1(
     state: State<SharedEdge>,
     peer: ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    RawQuery(query): RawQuery,
-    upgrade: WebSocketUpgrade,
+    request: Request<Body>,
 ) -> Result<Response, Refusal> {
-    let query = query.unwrap_or_default();
-    let checked = check(&state, SignalPath::V1, &headers, &query);
-    connect(state.0, peer.0, checked, upgrade).await
+    connect(state.0, SignalPath::V1, peer.0, request).await
 }
 
-/// Checks everything that can be refused with a status, then upgrades.
+/// Checks everything that can be refused with a status, then upgrades; or hands the request on.
 async fn connect(
     edge: SharedEdge,
+    path: SignalPath,
     peer: SocketAddr,
-    checked: Result<Checked, Refusal>,
-    upgrade: WebSocketUpgrade,
+    request: Request<Body>,
 ) -> Result<Response, Refusal> {
+    let query = request.uri().query().unwrap_or_default();
+    let checked = check(&edge, path, request.headers(), query);
     let checked = checked.map_err(|refusal| refusal.counted(&edge))?;
+    if let Some(seat) = elsewhere(&edge, &checked, (peer, request.headers())).await? {
+        return elsewhere::forward(&edge, &seat, request).await;
+    }
+    let upgrade = match WebSocketUpgrade::from_request(request, &()).await {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return Ok(rejection.into_response()),
+    };
     let upgrade = upgrade
         .max_message_size(FRAME_MAX)
         .max_frame_size(FRAME_MAX);
@@ -286,6 +313,13 @@ async fn connect(
             resume(edge, checked.grants, reconnect, socket)
         }));
     }
+    admit(&edge, &checked).await?;
+    tracing::debug!(%peer, "signalling connection");
+    Ok(upgrade.on_upgrade(move |socket| join(edge, checked, socket)))
+}
+
+/// Whether there is a place, and the room can be entered.
+async fn admit(edge: &SharedEdge, checked: &Checked) -> Result<(), Refusal> {
     let participants = u32::try_from(edge.metrics.participants.get()).unwrap_or(0);
     if participants >= edge.capacity {
         let text = format!("this edge is full: {participants} participants; try another region");
@@ -294,14 +328,13 @@ async fn connect(
             reason: "full",
             text,
         };
-        return Err(full.counted(&edge));
+        return Err(full.counted(edge));
     }
     let config = checked.grants.room_configuration();
     let room = &checked.grants.room;
-    let entered = edge.rooms.enter(&edge, room, &config).await;
-    entered.map_err(|error| unavailable(&error).counted(&edge))?;
-    tracing::debug!(%peer, "signalling connection");
-    Ok(upgrade.on_upgrade(move |socket| join(edge, checked, socket)))
+    let entered = edge.rooms.enter(edge, room, &config).await;
+    entered.map_err(|error| unavailable(&error).counted(edge))?;
+    Ok(())
 }
 
 /// A new participant.

@@ -19,6 +19,12 @@ pub struct Metrics {
     pub dropped: IntCounterVec,
     /// Connections to the signalling listener.
     pub http_connections: IntGauge,
+    /// Signalling connections that are handed on to other edges.
+    pub tunnels: IntGauge,
+    /// 1 while the edge drains.
+    pub draining: IntGauge,
+    /// Clients that were told to go elsewhere.
+    pub departures: IntCounter,
 }
 
 impl Metrics {
@@ -56,6 +62,18 @@ impl Metrics {
                 "antipode_edge_http_connections",
                 "HTTP connections open; those that became WebSockets are not among them",
             )?,
+            tunnels: IntGauge::new(
+                "antipode_edge_tunnels",
+                "Signalling connections handed on to other edges",
+            )?,
+            draining: IntGauge::new(
+                "antipode_edge_draining",
+                "1 while the edge lets its clients go elsewhere, to end then",
+            )?,
+            departures: IntCounter::new(
+                "antipode_edge_departures_total",
+                "Clients that were told to go to another edge",
+            )?,
         };
         registry.register(Box::new(metrics.participants.clone()))?;
         registry.register(Box::new(metrics.rooms.clone()))?;
@@ -64,6 +82,9 @@ impl Metrics {
         registry.register(Box::new(metrics.refused.clone()))?;
         registry.register(Box::new(metrics.dropped.clone()))?;
         registry.register(Box::new(metrics.http_connections.clone()))?;
+        registry.register(Box::new(metrics.tunnels.clone()))?;
+        registry.register(Box::new(metrics.draining.clone()))?;
+        registry.register(Box::new(metrics.departures.clone()))?;
         Ok(metrics)
     }
 }

@@ -63,6 +63,23 @@ impl Reports {
         self.with(|known| Some(known.transports.get(&transport)?.owner.clone()))
     }
 
+    /// Everybody who has a transport, once.
+    pub fn owners(&self) -> Vec<Owner> {
+        self.with(|known| {
+            let owners = known.transports.values().map(|entry| &entry.owner);
+            let one = owners.filter(|owner| owner.peer == Peer::Publisher);
+            one.cloned().collect()
+        })
+    }
+
+    /// Whether a participant has a transport.
+    pub fn knows(&self, sid: &ParticipantSid) -> bool {
+        self.with(|known| {
+            let mut entries = known.transports.values();
+            entries.any(|entry| entry.owner.sid == *sid)
+        })
+    }
+
     /// A track appeared.
     pub fn name(&self, track: TrackKey, sid: TrackSid) {
         self.with(|known| known.tracks.insert(track, sid));

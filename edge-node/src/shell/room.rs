@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use livekit_protocol as lk;
 use media::router::TrackKey;
 use proto::control::command_error::Code;
 use proto::control::node_message::Message as ToControl;
@@ -66,6 +67,8 @@ pub enum Mail {
     Plan(Box<proto::control::RoomPlan>),
     /// A new session with the control plane: say everything again.
     Report,
+    /// A participant is to join elsewhere.
+    Depart(ParticipantSid, lk::RegionSettings),
     /// The edge stops.
     Shutdown,
     /// The control plane wants something done.
@@ -210,6 +213,12 @@ impl Task {
                 self.reporting.full = true;
             }
             Mail::Command(command) => self.command(command),
+            Mail::Depart(sid, regions) => {
+                if let Some(session) = self.sessions.get(&sid) {
+                    // One that does not take its mail is on its way out already.
+                    session.try_send(SessionMail::Depart(regions)).ok();
+                }
+            }
             Mail::Shutdown => self.shut_down(),
         }
     }
@@ -226,7 +235,7 @@ impl Task {
                 Ok(()) => return,
                 Err(error) => match error.into_inner() {
                     SessionMail::Attach(socket) => socket,
-                    SessionMail::Room(_) | SessionMail::Move(_) => return,
+                    SessionMail::Room(_) | SessionMail::Move(_) | SessionMail::Depart(_) => return,
                 },
             },
         };

@@ -36,6 +36,8 @@ const EVENTS: usize = 1024;
 const TICK: Duration = Duration::from_millis(250);
 /// How long a session waits for its client to come back on a new socket.
 const RESUME_WAIT: Duration = Duration::from_secs(30);
+/// How long a client that is to join elsewhere may take to leave; what it had goes on until then.
+const DEPART_WAIT: Duration = Duration::from_secs(10);
 /// How often the client gets a new token.
 const TOKEN_INTERVAL: Duration = Duration::from_secs(300);
 /// How long such a token is valid.
@@ -50,6 +52,8 @@ pub enum Mail {
     Attach(Box<Socket>),
     /// The participant is taken to another room.
     Move(Box<Relocation>),
+    /// The client is to join at another edge.
+    Depart(lk::RegionSettings),
 }
 
 /// Where a session goes on.
@@ -100,6 +104,8 @@ struct Task {
     media_lost: bool,
     token_due: Instant,
     closed: bool,
+    /// When the session ends of a client that was told to join elsewhere.
+    departs_at: Option<Instant>,
 }
 
 /// Runs a session to its end.
@@ -136,6 +142,7 @@ pub async fn run(start: Start) {
         media_lost: false,
         token_due: Instant::now(),
         closed: false,
+        departs_at: None,
     };
     task.name_transports(&task.core.sid().clone());
     // The room's welcome comes first: join response, then what there is to subscribe to.
@@ -148,7 +155,7 @@ pub async fn run(start: Start) {
     task.settle().await;
     let ended = task.serve(&mut mail, &mut received).await;
     if matches!(ended, Ended::Lost) {
-        let leave = FromSession::Leave(lk::DisconnectReason::SignalClose);
+        let leave = FromSession::Leave(task.lost_by());
         task.tell_room(leave).await;
     }
     tracing::info!(participant_id = %task.core.sid(), "session ended");
@@ -187,6 +194,10 @@ impl Task {
                 taken = mail.recv() => match taken {
                     Some(Mail::Room(messages)) => self.take_room(messages),
                     Some(Mail::Attach(socket)) => self.attach(*socket),
+                    Some(Mail::Depart(regions)) => {
+                        self.departs_at = Some(Instant::now() + DEPART_WAIT);
+                        self.say(signal::depart(regions));
+                    }
                     Some(Mail::Move(to)) => match self.relocate(*to).await {
                         Some(mailbox) => *mail = mailbox,
                         None => return Ended::Closed,
@@ -407,10 +418,21 @@ impl Task {
 
     /// Whether nobody is there any more: no socket for long, or neither socket nor media.
     fn is_lost(&self) -> bool {
+        if let Some(at) = self.departs_at {
+            return self.detached_at.is_some() || Instant::now() >= at;
+        }
         let Some(detached) = self.detached_at else {
             return false;
         };
         detached.elapsed() >= RESUME_WAIT || self.media_lost
+    }
+
+    /// Why others see it leave that is lost.
+    fn lost_by(&self) -> lk::DisconnectReason {
+        match self.departs_at {
+            Some(_) => lk::DisconnectReason::Migration,
+            None => lk::DisconnectReason::SignalClose,
+        }
     }
 
     fn refresh_token(&mut self) {

@@ -95,6 +95,23 @@ struct Loaded {
     expires_s: i64,
 }
 
+/// When the first certificate of a PEM file ends, Unix seconds.
+///
+/// # Errors
+/// When the file cannot be read or its first certificate is none.
+pub fn expiry_s(path: &Path) -> Result<i64, Error> {
+    let pem = read(path)?;
+    let certificate = CertificateDer::from_pem_slice(&pem);
+    let certificate = certificate.map_err(|source| Error::Certificate {
+        path: path.to_owned(),
+        source,
+    })?;
+    let parsed = X509Certificate::from_der(&certificate).map_err(|_| Error::Unreadable {
+        path: path.to_owned(),
+    });
+    parsed.map(|(_, parsed)| parsed.validity().not_after.timestamp())
+}
+
 impl Files {
     /// Reads both files and says whether they are good.
     ///

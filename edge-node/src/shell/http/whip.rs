@@ -8,11 +8,12 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, post};
 use livekit_protocol as lk;
 use proto::ParticipantSid;
+use runtime::tunnel;
 use tokio::sync::oneshot;
 
 use super::problem::Problem;
@@ -24,6 +25,7 @@ use crate::core::whip::headers::{self, FRAGMENT, IfMatch, SDP};
 use crate::core::whip::player::{self, Selection};
 use crate::core::whip::{self as protocol, MAX_BODY_BYTES};
 use crate::shell::edge::{self, SharedEdge};
+use crate::shell::elsewhere;
 use crate::shell::ice_servers;
 use crate::shell::whip::{Answered, Entry, Failed, Order, Patched, Protocol, Start, Work, run};
 
@@ -117,6 +119,9 @@ async fn create(
         let text = "the access token is for another room than the URL names";
         return Err(Problem::new(StatusCode::FORBIDDEN, "token", text));
     }
+    if let Some(response) = redirected(edge, &grants, request.uri()).await? {
+        return Ok(response);
+    }
     check_media_type(request.headers(), SDP, ACCEPT_POST)?;
     check_accept(request.headers())?;
     let headers = request.headers().clone();
@@ -156,6 +161,26 @@ async fn create(
         Ok(Err(Failed::Offer(error))) => Err(refused_offer(&error)),
         Ok(Err(Failed::Room)) | Err(_) => Err(unavailable("the room could not be entered")),
     }
+}
+
+/// Sends a client to another edge while this one drains (RFC 9725 section 4.5).
+async fn redirected(
+    edge: &SharedEdge,
+    grants: &Grants,
+    uri: &Uri,
+) -> Result<Option<Response>, Problem> {
+    if !edge.drain.is_on() {
+        return Ok(None);
+    }
+    let who = (&grants.room, &grants.identity);
+    let seat = elsewhere::ask(edge, who, None, false).await;
+    let seat = seat.map_err(|error| unavailable(&format!("this edge is draining ({error})")))?;
+    let location = seat.and_then(|seat| tunnel::location(&seat.client_url, uri));
+    let location = location.ok_or_else(|| unavailable("this edge is draining"))?;
+    let fields = [(header::LOCATION, location)];
+    Ok(Some(
+        (StatusCode::TEMPORARY_REDIRECT, fields).into_response(),
+    ))
 }
 
 /// What the session is to do, and the grants it has there.
@@ -365,6 +390,9 @@ fn bearer(headers: &HeaderMap, query: &str) -> Result<String, Problem> {
 
 fn authorize(edge: &SharedEdge, headers: &HeaderMap, query: &str) -> Result<Grants, Problem> {
     let token = bearer(headers, query)?;
+    if edge.keys.load().is_empty() {
+        return Err(unavailable(&super::Refusal::no_keys().text));
+    }
     token::authorize_join(&token, edge.as_ref(), SystemTime::now())
         .map_err(|error| refused_token(&error))
 }

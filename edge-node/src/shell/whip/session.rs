@@ -237,6 +237,8 @@ impl Task {
                     Some(Mail::Room(messages)) => self.take_room(messages),
                     // A client without signalling does not resume.
                     Some(Mail::Attach(_)) => {}
+                    // It sees its media end and asks again, which sends it elsewhere.
+                    Some(Mail::Depart(_)) => return self.leave(lk::DisconnectReason::Migration).await,
                     // Nor can it be told that it is elsewhere now.
                     Some(Mail::Move(_)) => return,
                     // The room let go of us; what it said before has been done.

@@ -1,0 +1,217 @@
+//! Drains the edge: its clients are told, one after the other, to go elsewhere, and the process ends when the last one has left or
+//! the time is up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proto::ParticipantSid;
+use proto::control::node_message::Message as ToControl;
+use relay::control::Status;
+use relay::drain::{Asked, Order};
+use runtime::admin::Readiness;
+use runtime::shutdown::Shutdown;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::edge::SharedEdge;
+use super::elsewhere;
+use super::reports::Owner;
+use super::room::Mail;
+use crate::core::drain::Pace;
+
+/// How often it is looked who is still here.
+const TICK: Duration = Duration::from_millis(100);
+/// The process outlives its last client by this: one that was told to go comes back once more, to be handed on.
+const QUIET: Duration = Duration::from_secs(3);
+/// With no other edge to go to for so long, a process that was sent SIGTERM does not wait any longer.
+const HOPELESS: Duration = Duration::from_secs(10);
+/// How long the last report has to reach the control plane.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+/// Why a drain ended.
+#[derive(PartialEq, Eq)]
+enum End {
+    /// Everybody has left, or the time is up.
+    Over,
+    /// The edge is to stay.
+    Cancelled,
+    /// The process stops anyway.
+    Stopped,
+}
+
+/// Follows orders to drain, and SIGTERM as one of `within`, until the process stops.
+pub async fn follow(
+    edge: SharedEdge,
+    status: impl Fn() -> Status + Send + Sync + 'static,
+    (readiness, shutdown): (Readiness, Shutdown),
+    within: Duration,
+) {
+    let mut orders = edge.drain.subscribe();
+    let tell = || {
+        // Without a session the next one begins with a report.
+        edge.control.send(ToControl::Load(status().load)).ok();
+    };
+    loop {
+        let asked = tokio::select! {
+            changed = orders.changed() => changed.is_ok(),
+            () = shutdown.drain_wanted() => {
+                begin(&edge, within);
+                true
+            }
+            () = shutdown.wait() => false,
+        };
+        if !asked {
+            return;
+        }
+        let Some(order) = *orders.borrow_and_update() else {
+            continue;
+        };
+        tracing::info!(clients = order.clients, "draining");
+        readiness.set(false);
+        edge.metrics.draining.set(1);
+        tell();
+        let mut departures = Departures::new(&edge, order);
+        match departures.run(&mut orders, &shutdown, within).await {
+            End::Cancelled => {
+                tracing::info!("staying after all");
+                readiness.set(true);
+                edge.metrics.draining.set(0);
+                tell();
+            }
+            End::Over => {
+                let left = departures.here().len();
+                tracing::info!(left, tunnels = edge.tunnels.open(), "drained");
+                super::say_goodbye(&edge).await;
+                edge.drain.leave();
+                tell();
+                tokio::time::sleep(FAREWELL).await;
+                return shutdown.trigger();
+            }
+            End::Stopped => return,
+        }
+    }
+}
+
+fn begin(edge: &SharedEdge, within: Duration) {
+    let clients = u32::try_from(edge.metrics.participants.get()).unwrap_or(0);
+    edge.drain.begin(Asked::Signal, within, clients);
+}
+
+/// Clients on their way out.
+struct Departures<'a> {
+    edge: &'a SharedEdge,
+    order: Order,
+    pace: Pace,
+    /// How many were told before the pace began.
+    earlier: usize,
+    told: BTreeSet<ParticipantSid>,
+    /// When somebody was last here or handed on; `None` when nobody ever was.
+    busy: Option<Instant>,
+    /// Since when there is nowhere to go.
+    stuck: Option<Instant>,
+}
+
+impl<'a> Departures<'a> {
+    fn new(edge: &'a SharedEdge, order: Order) -> Self {
+        let mut departures = Self {
+            edge,
+            order,
+            pace: Pace::new(std::time::Instant::now(), 0, Duration::ZERO),
+            earlier: 0,
+            told: BTreeSet::new(),
+            busy: None,
+            stuck: None,
+        };
+        departures.set_pace(order);
+        departures
+    }
+
+    fn set_pace(&mut self, order: Order) {
+        let within = order.deadline.saturating_duration_since(Instant::now());
+        self.order = order;
+        self.earlier = self.told.len();
+        self.pace = Pace::new(std::time::Instant::now(), self.here().len(), within);
+    }
+
+    async fn run(
+        &mut self,
+        orders: &mut watch::Receiver<Option<Order>>,
+        shutdown: &Shutdown,
+        within: Duration,
+    ) -> End {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = orders.changed() => match *orders.borrow_and_update() {
+                    Some(order) => self.set_pace(order),
+                    None => return End::Cancelled,
+                },
+                () = shutdown.drain_wanted(), if self.order.asked == Asked::Operator => {
+                    // Whoever sent it does not wait for as long as an operator would.
+                    let left = self.order.deadline.saturating_duration_since(Instant::now());
+                    begin(self.edge, within.min(left));
+                }
+                () = shutdown.wait() => return End::Stopped,
+            }
+            if self.is_over() {
+                return End::Over;
+            }
+            self.tell_next().await;
+        }
+    }
+
+    /// Everybody who is here, room by room.
+    fn here(&self) -> BTreeMap<(String, ParticipantSid), Owner> {
+        let owners = self.edge.reports.owners().into_iter();
+        owners
+            .map(|owner| ((owner.room.to_string(), owner.sid.clone()), owner))
+            .collect()
+    }
+
+    fn is_over(&mut self) -> bool {
+        let now = Instant::now();
+        let connected = self.edge.metrics.participants.get() > 0;
+        if connected || self.edge.tunnels.open() > 0 || !self.here().is_empty() {
+            self.busy = Some(now);
+        }
+        let quiet = self.busy.is_none_or(|busy| now - busy >= QUIET);
+        let signal = self.order.asked == Asked::Signal;
+        let hopeless = self.stuck.is_some_and(|since| now - since >= HOPELESS);
+        quiet || now >= self.order.deadline || (signal && hopeless)
+    }
+
+    /// Tells those who are due.
+    async fn tell_next(&mut self) {
+        let due = self.pace.due(std::time::Instant::now());
+        let due = due.saturating_sub(self.told.len() - self.earlier);
+        let here = self.here();
+        let next: Vec<_> = here
+            .into_values()
+            .filter(|owner| !self.told.contains(&owner.sid))
+            .take(due)
+            .collect();
+        for owner in next {
+            let who = (&owner.room, &owner.identity);
+            let seat = match elsewhere::ask(self.edge, who, None, false).await {
+                Ok(Some(seat)) if seat.node_id != self.edge.node.as_str() => seat,
+                outcome => {
+                    tracing::debug!(?outcome, "there is no other edge for a client");
+                    self.stuck.get_or_insert_with(Instant::now);
+                    return;
+                }
+            };
+            self.stuck = None;
+            let Some(room) = self.edge.rooms.find(&owner.room) else {
+                continue;
+            };
+            tracing::debug!(participant_id = %owner.sid, to = seat.node_id, "client is told to go elsewhere");
+            let depart = Mail::Depart(owner.sid.clone(), elsewhere::directions(seat));
+            if room.send(depart).await.is_ok() {
+                self.edge.metrics.departures.inc();
+            }
+            self.told.insert(owner.sid);
+        }
+    }
+}
