@@ -229,8 +229,9 @@ class Client:
             told("track_subscribed", identity=who.identity, kind=kind, sid=publication.sid)
 
         def unsubscribed(_track: rtc.Track, publication: rtc.RemoteTrackPublication, who: rtc.RemoteParticipant) -> None:
-            self.meters.pop(publication.sid, None)
-            told("track_unsubscribed", identity=who.identity, sid=publication.sid)
+            meter = self.meters.pop(publication.sid, None)
+            last_ms = meter.last_ms if isinstance(meter, VideoMeter) else None
+            told("track_unsubscribed", identity=who.identity, sid=publication.sid, last_ms=last_ms)
 
         def data(packet: rtc.DataPacket) -> None:
             told(

@@ -59,6 +59,7 @@ function listen(target) {
       told('track_subscribed', trackFields(what, who));
     })
     .on(RoomEvent.TrackUnsubscribed, (track, what, who) => {
+      firstFrames.delete(what.trackSid);
       track.detach().forEach((element) => element.remove());
       told('track_unsubscribed', trackFields(what, who));
     })
