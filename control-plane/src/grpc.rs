@@ -19,8 +19,9 @@ use tonic::transport::server::TcpIncoming;
 use crate::actor::Handle;
 use crate::authority::Authority;
 use crate::explain::Explainer;
-use crate::metrics::Metrics;
 use crate::store::{Durable, Ephemeral};
+
+pub use rooms::Rooms;
 
 /// How often an idle connection is asked whether it lives: a node that vanished is seen within this and the next.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -40,10 +41,10 @@ pub struct Services {
     pub durable: Arc<dyn Durable>,
     /// What is known of the moment.
     pub ephemeral: Arc<dyn Ephemeral>,
-    /// Counters.
-    pub metrics: Metrics,
     /// Explains rooms and placement.
     pub explainer: Explainer,
+    /// Answers edges that ask for plans.
+    pub rooms: Arc<Rooms>,
 }
 
 /// Serves until `shutdown`.
@@ -59,7 +60,7 @@ pub async fn serve(
     health
         .set_serving::<NodeSessionServer<session::Sessions>>()
         .await;
-    health.set_serving::<RoomsServer<rooms::Rooms>>().await;
+    health.set_serving::<RoomsServer<Rooms>>().await;
     health.set_serving::<AdminServer<admin::Admin>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::control::DESCRIPTORS)
@@ -70,11 +71,10 @@ pub async fn serve(
         authority,
         durable,
         ephemeral,
-        metrics,
         explainer,
+        rooms,
     } = services;
-    let sessions = session::Sessions::new(handle.clone(), explainer.clone());
-    let rooms = rooms::Rooms::new(handle, metrics, explainer.clone());
+    let sessions = session::Sessions::new(handle, explainer.clone());
     let admin = admin::Admin::new((durable, ephemeral), authority, explainer);
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -83,7 +83,7 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(reflection)
         .add_service(NodeSessionServer::new(sessions))
-        .add_service(RoomsServer::new(rooms))
+        .add_service(RoomsServer::from_arc(rooms))
         .add_service(AdminServer::new(admin));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = server.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());

@@ -22,7 +22,7 @@ use crate::authority::Authority;
 use crate::config::Config;
 use crate::core::Settings;
 use crate::explain::Explainer;
-use crate::grpc::{self, Services};
+use crate::grpc::{self, Rooms, Services};
 use crate::http::{self, Gateway, RateLimits};
 use crate::keyring::{Follower, Keyring};
 use crate::metrics::Metrics;
@@ -40,6 +40,7 @@ pub struct Server {
     grpc: SocketAddr,
     http: SocketAddr,
     replicas: watch::Receiver<View>,
+    rooms: Arc<Rooms>,
     tasks: Tasks,
 }
 
@@ -94,13 +95,18 @@ impl Server {
         tokio::spawn(state.follower(&handle).run(shutdown.clone()));
         tokio::spawn(upkeep::prune(Arc::clone(&durable), shutdown.clone()));
         let explainer = explainer(config, (&handle, &ephemeral), &shutdown).await?;
+        let rooms = Arc::new(Rooms::new(
+            handle.clone(),
+            metrics.clone(),
+            explainer.clone(),
+        ));
         let services = Services {
             handle,
             authority: Arc::clone(&authority),
             durable,
             ephemeral: Arc::clone(&ephemeral),
-            metrics: metrics.clone(),
             explainer: explainer.clone(),
+            rooms: Arc::clone(&rooms),
         };
         let gateway = Gateway {
             ephemeral,
@@ -129,6 +135,7 @@ impl Server {
             grpc,
             http,
             replicas,
+            rooms,
             tasks,
         })
     }
@@ -141,6 +148,11 @@ impl Server {
     /// Where the gateway listens.
     pub fn http_addr(&self) -> SocketAddr {
         self.http
+    }
+
+    /// The service that answers edges, without gRPC around it.
+    pub fn rooms(&self) -> Arc<Rooms> {
+        Arc::clone(&self.rooms)
     }
 
     /// The control replicas as the registry shows them, this one included.

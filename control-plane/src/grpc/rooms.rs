@@ -16,14 +16,15 @@ use crate::placement::{Asked, Edge};
 
 /// The service.
 #[derive(Debug)]
-pub(super) struct Rooms {
+pub struct Rooms {
     handle: Handle,
     metrics: Metrics,
     explainer: Explainer,
 }
 
 impl Rooms {
-    pub(super) fn new(handle: Handle, metrics: Metrics, explainer: Explainer) -> Self {
+    /// Asks the control plane's task, and placement.
+    pub(crate) fn new(handle: Handle, metrics: Metrics, explainer: Explainer) -> Self {
         Self {
             handle,
             metrics,
