@@ -3,6 +3,7 @@
 
 mod attendance;
 mod calls;
+mod drain;
 mod events;
 mod presence;
 mod room;
@@ -437,27 +438,6 @@ impl Core {
             Up::RoomClosed(closed) => self.room_closed(now, &node, &closed),
             Up::Answer(answer) => self.answered(session, answer),
         }
-    }
-
-    /// A node began to drain, or will stay after all.
-    fn drain_changed(&mut self, now: Instant, node: &NodeId) {
-        let draining = self.registry.get(node).is_some_and(Node::is_draining);
-        tracing::info!(node_id = %node, draining, "node's draining changed");
-        self.node_changed(node);
-        self.replan_touched(now, node);
-    }
-
-    /// A node that drained has ended: nobody waits for it.
-    fn node_left(&mut self, now: Instant, node: &NodeId) {
-        tracing::info!(node_id = %node, "node has left");
-        let change = Change::NodeForgotten(node.clone());
-        self.outputs.push_back(Output::Save(change));
-        self.topology.remove(node);
-        self.leave_all(now, node);
-        self.replan_touched(now, node);
-        let gone = Update::NodeForgotten(node.clone());
-        self.outputs.push_back(Output::Update(gone));
-        self.send_peers();
     }
 
     fn follow_links(&mut self, now: Instant, node: &NodeId, links: &[LinkState]) {

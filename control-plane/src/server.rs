@@ -76,12 +76,7 @@ impl Server {
         let (grpc, http) = (grpc_listener.local_addr()?, http_listener.local_addr()?);
 
         let tls = gateway_tls(config, registry, &shutdown)?;
-        let webhooks = webhooks(config, (&durable, &keyring), &metrics, &shutdown)?;
-        let stores = Stores {
-            durable: Arc::clone(&durable),
-            ephemeral: Arc::clone(&ephemeral),
-            webhooks,
-        };
+        let stores = stores(config, &state, &metrics, &shutdown)?;
         let (handle, actor) = actor::spawn(
             settings(config, &keyring),
             saved,
@@ -95,11 +90,8 @@ impl Server {
         tokio::spawn(state.follower(&handle).run(shutdown.clone()));
         tokio::spawn(upkeep::prune(Arc::clone(&durable), shutdown.clone()));
         let explainer = explainer(config, (&handle, &ephemeral), &shutdown).await?;
-        let rooms = Arc::new(Rooms::new(
-            handle.clone(),
-            metrics.clone(),
-            explainer.clone(),
-        ));
+        let rooms = Rooms::new(handle.clone(), metrics.clone(), explainer.clone());
+        let rooms = Arc::new(rooms);
         let services = Services {
             handle,
             authority: Arc::clone(&authority),
@@ -293,6 +285,26 @@ async fn follow_geo_data(
     let placer = Arc::clone(placer);
     tokio::spawn(geo_data::follow(sources, scratch, placer, shutdown.clone()));
     Ok(())
+}
+
+/// Where the control plane's task puts what it decides.
+fn stores(
+    config: &Config,
+    state: &State,
+    metrics: &Metrics,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Stores> {
+    let State {
+        durable,
+        ephemeral,
+        keyring,
+        ..
+    } = state;
+    Ok(Stores {
+        durable: Arc::clone(durable),
+        ephemeral: Arc::clone(ephemeral),
+        webhooks: webhooks(config, (durable, keyring), metrics, shutdown)?,
+    })
 }
 
 /// Starts to tell of events; none when nobody is to be told.
