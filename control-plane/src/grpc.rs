@@ -1,6 +1,7 @@
 //! The gRPC services for nodes and operators.
 
 mod admin;
+mod incoming;
 mod keys;
 mod rooms;
 mod session;
@@ -13,7 +14,6 @@ use proto::control::node_session_server::NodeSessionServer;
 use proto::control::rooms_server::RoomsServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 
 use crate::actor::Handle;
 use crate::explain::Explainer;
@@ -68,6 +68,7 @@ pub async fn serve(
         metrics,
         explainer,
     } = services;
+    let refused = metrics.grpc_refused.clone();
     let sessions = session::Sessions::new(handle.clone(), explainer.clone());
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -80,7 +81,7 @@ pub async fn serve(
         .add_service(AdminServer::new(admin::Admin::new(
             durable, ephemeral, explainer,
         )));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming::incoming(listener, refused);
     let serving = server.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::pin!(serving);
     tokio::select! {

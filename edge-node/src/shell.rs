@@ -107,8 +107,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let listener = runtime::http::Listener {
         tcp: listener,
         tls: tls.map(|tls| tls.acceptor(&[b"http/1.1"])).transpose()?,
-        limits: Limits::default(),
+        limits: Limits {
+            connections_per_address: config.http_connections_per_address,
+            ..Limits::default()
+        },
         connections: edge.metrics.http_connections.clone(),
+        refused: edge.metrics.http_refused.clone(),
     };
     runtime::http::serve(listener, app, shutdown).await;
     readiness.set(false);

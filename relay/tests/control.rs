@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
-use proto::RoomName;
+use proto::RoomId;
 use proto::control::control_message::Message;
 use proto::control::node_message::Message as Said;
 use proto::control::node_session_server::{NodeSession, NodeSessionServer};
@@ -145,7 +145,7 @@ async fn a_session_outlives_its_server() {
         .unwrap();
     assert!(matches!(said.recv().await, Some(Said::RoomClosed(_))));
     let plan = client
-        .assign(&RoomName::from("standup"), &[])
+        .assign(&RoomId::from("standup"), &[])
         .await
         .unwrap()
         .plan
@@ -166,17 +166,14 @@ async fn a_session_outlives_its_server() {
     let refused = client.send(Said::RoomClosed(RoomClosed::default()));
     assert!(matches!(refused, Err(Error::Disconnected)));
     assert!(matches!(
-        client.assign(&RoomName::from("standup"), &[]).await,
+        client.assign(&RoomId::from("standup"), &[]).await,
         Err(Error::Disconnected)
     ));
 
     let (_, mut said, server) = serve(address);
     welcome(&mut messages).await;
     assert!(matches!(said.recv().await, Some(Said::Hello(_))));
-    client
-        .assign(&RoomName::from("standup"), &[])
-        .await
-        .unwrap();
+    client.assign(&RoomId::from("standup"), &[]).await.unwrap();
     shutdown.cancel();
     assert!(
         tokio::time::timeout(PATIENCE, messages.recv())

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use proto::control::rooms_server;
 use proto::control::{AssignRequest, AssignResponse};
-use proto::{NodeId, RoomName};
+use proto::{NodeId, RoomId};
 use tonic::{Request, Response, Status};
 
 use crate::actor::{Handle, Stopped};
@@ -38,7 +38,7 @@ impl rooms_server::Rooms for Rooms {
         } = request.into_inner();
         let answer = self
             .handle
-            .assign(NodeId::from(node_id), RoomName::from(room), room_config)
+            .assign(NodeId::from(node_id), RoomId::from(room), room_config)
             .await;
         self.metrics
             .assign_seconds
@@ -54,7 +54,7 @@ impl rooms_server::Rooms for Rooms {
 fn status(error: &AssignError) -> Status {
     let message = error.to_string();
     match error {
-        AssignError::RoomName(_) => Status::invalid_argument(message),
+        AssignError::RoomName(_) | AssignError::BadName(_) => Status::invalid_argument(message),
         AssignError::Node(_) | AssignError::Residency { .. } => {
             Status::failed_precondition(message)
         }

@@ -16,10 +16,10 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::auth::{self, Bearer};
 use super::error::ApiError;
-use super::{Gateway, auth, client_address};
+use super::{Gateway, client_address};
 use crate::placement::{self, Asked, Edge};
-use crate::token::Claims;
 
 /// Signalling connections that go through one gateway at a time.
 const TUNNELS_MAX: usize = 10_000;
@@ -97,9 +97,9 @@ pub(super) async fn proxy(
     State(gateway): State<Gateway>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
-    let claims = caller(&gateway, request.headers(), request.uri())?;
+    let bearer = caller(&gateway, request.headers(), request.uri())?;
     let address = client_address::of_request(&gateway, &request);
-    let edge = edge_of(&gateway, &claims, address).await?;
+    let edge = edge_of(&gateway, &bearer, address).await?;
     let slots = Arc::clone(&gateway.edges.slots);
     let slot = slots.try_acquire_owned();
     let slot = slot.map_err(|_| unavailable("too many signalling connections go through here"))?;
@@ -134,9 +134,9 @@ pub(super) async fn redirect(
     State(gateway): State<Gateway>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let claims = caller(&gateway, request.headers(), request.uri())?;
+    let bearer = caller(&gateway, request.headers(), request.uri())?;
     let address = client_address::of_request(&gateway, &request);
-    let edge = edge_of(&gateway, &claims, address).await?;
+    let edge = edge_of(&gateway, &bearer, address).await?;
     let location = HeaderValue::from_str(&target(&edge, request.uri()));
     let location = location.map_err(|_| unavailable("the edge has no usable URL"))?;
     Ok((
@@ -147,7 +147,7 @@ pub(super) async fn redirect(
 }
 
 /// Who wants to be let in. Signalling takes the token in the query as well.
-fn caller(gateway: &Gateway, headers: &HeaderMap, uri: &Uri) -> Result<Claims, ApiError> {
+fn caller(gateway: &Gateway, headers: &HeaderMap, uri: &Uri) -> Result<Bearer, ApiError> {
     #[derive(Deserialize)]
     struct Parameters {
         access_token: Option<String>,
@@ -165,28 +165,30 @@ fn caller(gateway: &Gateway, headers: &HeaderMap, uri: &Uri) -> Result<Claims, A
         let value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| missing())?;
         bearer.insert(header::AUTHORIZATION, value);
     }
-    let claims = auth::bearer(gateway, &bearer)?.ok_or_else(missing)?;
-    if !claims.video.room_join || claims.video.room.is_empty() {
+    let bearer = auth::bearer(gateway, &bearer)?.ok_or_else(missing)?;
+    let grants = &bearer.claims.video;
+    if !grants.room_join || grants.room.is_empty() {
         let text = "the access token does not grant roomJoin for a room";
         return Err(ApiError::Forbidden(text.to_owned()));
     }
-    Ok(claims)
+    Ok(bearer)
 }
 
 /// The edge that serves the participant already, so that a resume finds its session; else the one it is placed at.
 async fn edge_of(
     gateway: &Gateway,
-    claims: &Claims,
+    bearer: &Bearer,
     address: Option<IpAddr>,
 ) -> Result<Edge, ApiError> {
     let edges = placement::ready_edges(&gateway.ephemeral.nodes().await?);
-    let room = gateway.ephemeral.room(&claims.video.room).await?;
+    let name = bearer.room(&bearer.claims.video.room)?;
+    let room = gateway.ephemeral.room(name.as_str()).await?;
     let nodes = room.as_ref().map_or(&[][..], |room| &room.nodes);
     let serves = |report: &proto::control::RoomReport| {
         report
             .participants
             .iter()
-            .any(|participant| participant.identity == claims.sub)
+            .any(|participant| participant.identity == bearer.claims.sub)
     };
     let serving = nodes
         .iter()
@@ -197,7 +199,7 @@ async fn edge_of(
         return Ok(edge.clone());
     }
     let asked = Asked {
-        room: Some(&claims.video.room),
+        room: Some(&name),
         address,
         ..Asked::default()
     };

@@ -6,10 +6,12 @@
 )]
 
 mod api;
+mod attacks;
 mod explain;
 mod gateway;
 mod keys;
 mod plane;
+mod projects;
 mod services;
 mod signal;
 mod webhooks;

@@ -19,6 +19,8 @@ pub struct Metrics {
     pub dropped: IntCounterVec,
     /// Connections to the signalling listener.
     pub http_connections: IntGauge,
+    /// Connections to it that were refused or cut off, by reason.
+    pub http_refused: IntCounterVec,
 }
 
 impl Metrics {
@@ -56,6 +58,7 @@ impl Metrics {
                 "antipode_edge_http_connections",
                 "HTTP connections open; those that became WebSockets are not among them",
             )?,
+            http_refused: runtime::http::refusals("antipode_edge_http_refused_connections_total")?,
         };
         registry.register(Box::new(metrics.participants.clone()))?;
         registry.register(Box::new(metrics.rooms.clone()))?;
@@ -64,6 +67,7 @@ impl Metrics {
         registry.register(Box::new(metrics.refused.clone()))?;
         registry.register(Box::new(metrics.dropped.clone()))?;
         registry.register(Box::new(metrics.http_connections.clone()))?;
+        registry.register(Box::new(metrics.http_refused.clone()))?;
         Ok(metrics)
     }
 }
