@@ -156,8 +156,9 @@ pub(crate) fn named(project: &str, room: &str) -> anyhow::Result<RoomId> {
 }
 
 async fn list_rooms(project: Option<&str>, target: &Target) -> anyhow::Result<()> {
-    let answer = target.connect().await?.list_rooms(ListRoomsRequest {});
-    let rooms = answer.await?.into_inner().rooms;
+    let mut client = target.connect().await?;
+    let answer = client.list_rooms(ListRoomsRequest {}).await?;
+    let rooms = answer.into_inner().rooms;
     let ids = rooms
         .into_iter()
         .map(|room| (RoomId::from(room.room.as_str()), room));

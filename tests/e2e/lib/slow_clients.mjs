@@ -94,7 +94,7 @@ export async function readNothing(port, path, { tls, from }) {
   socket.once('close', () => (over = Date.now() - began));
   // Far more answers than the systems' buffers hold. The socket learns of its end by writing.
   const request = `GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
-  for (let index = 0; index < 200; index += 1) socket.write(request);
+  for (let index = 0; index < 400; index += 1) socket.write(request);
   const asking = setInterval(() => socket.writable && socket.write(request), DRIP_MS);
   for (let waited = 0; waited < WATCHED_MS && over === undefined; waited += DRIP_MS) await sleep(DRIP_MS);
   clearInterval(asking);
