@@ -9,6 +9,7 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::IntCounterVec;
 use proto::control::admin_server::AdminServer;
 use proto::control::node_session_server::NodeSessionServer;
 use proto::control::rooms_server::RoomsServer;
@@ -17,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::actor::Handle;
 use crate::explain::Explainer;
-use crate::metrics::Metrics;
 use crate::store::{Durable, Ephemeral};
+
+pub use rooms::Rooms;
 
 /// How often an idle connection is asked whether it lives: a node that vanished is seen within this and the next.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -36,10 +38,12 @@ pub struct Services {
     pub durable: Arc<dyn Durable>,
     /// What is known of the moment.
     pub ephemeral: Arc<dyn Ephemeral>,
-    /// Counters.
-    pub metrics: Metrics,
     /// Explains rooms and placement.
     pub explainer: Explainer,
+    /// Answers edges that ask for plans.
+    pub rooms: Arc<Rooms>,
+    /// Counts connections that were refused, by reason.
+    pub refused: IntCounterVec,
 }
 
 /// Serves until `shutdown`.
@@ -55,7 +59,7 @@ pub async fn serve(
     health
         .set_serving::<NodeSessionServer<session::Sessions>>()
         .await;
-    health.set_serving::<RoomsServer<rooms::Rooms>>().await;
+    health.set_serving::<RoomsServer<Rooms>>().await;
     health.set_serving::<AdminServer<admin::Admin>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::control::DESCRIPTORS)
@@ -65,11 +69,11 @@ pub async fn serve(
         handle,
         durable,
         ephemeral,
-        metrics,
         explainer,
+        rooms,
+        refused,
     } = services;
-    let refused = metrics.grpc_refused.clone();
-    let sessions = session::Sessions::new(handle.clone(), explainer.clone());
+    let sessions = session::Sessions::new(handle, explainer.clone());
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -77,7 +81,7 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(reflection)
         .add_service(NodeSessionServer::new(sessions))
-        .add_service(RoomsServer::new(rooms::Rooms::new(handle, metrics)))
+        .add_service(RoomsServer::from_arc(rooms))
         .add_service(AdminServer::new(admin::Admin::new(
             durable, ephemeral, explainer,
         )));

@@ -20,7 +20,7 @@ use crate::actor::{self, Handle, Stores};
 use crate::config::Config;
 use crate::core::Settings;
 use crate::explain::Explainer;
-use crate::grpc::{self, Services};
+use crate::grpc::{self, Rooms, Services};
 use crate::http::{self, EdgeClient, Gateway, RateLimits};
 use crate::keyring::{Follower, Keyring};
 use crate::metrics::Metrics;
@@ -38,6 +38,7 @@ pub struct Server {
     grpc: SocketAddr,
     http: SocketAddr,
     replicas: watch::Receiver<View>,
+    rooms: Arc<Rooms>,
     tasks: Tasks,
 }
 
@@ -92,12 +93,14 @@ impl Server {
         tokio::spawn(state.follower(&handle).run(shutdown.clone()));
         tokio::spawn(upkeep::prune(Arc::clone(&durable), shutdown.clone()));
         let explainer = explainer(config, (&handle, &ephemeral), &shutdown).await?;
+        let rooms = Arc::new(Rooms::new(handle.clone(), metrics.clone()));
         let services = Services {
             handle,
             durable,
             ephemeral: Arc::clone(&ephemeral),
-            metrics: metrics.clone(),
             explainer: explainer.clone(),
+            rooms: Arc::clone(&rooms),
+            refused: metrics.grpc_refused.clone(),
         };
         let gateway = Gateway {
             ephemeral: Arc::clone(&ephemeral),
@@ -125,6 +128,7 @@ impl Server {
             grpc,
             http,
             replicas,
+            rooms,
             tasks,
         })
     }
@@ -137,6 +141,11 @@ impl Server {
     /// Where the gateway listens.
     pub fn http_addr(&self) -> SocketAddr {
         self.http
+    }
+
+    /// The service that answers edges, without gRPC around it.
+    pub fn rooms(&self) -> Arc<Rooms> {
+        Arc::clone(&self.rooms)
     }
 
     /// The control replicas as the registry shows them, this one included.

@@ -13,13 +13,14 @@ use crate::metrics::Metrics;
 
 /// The service.
 #[derive(Debug)]
-pub(super) struct Rooms {
+pub struct Rooms {
     handle: Handle,
     metrics: Metrics,
 }
 
 impl Rooms {
-    pub(super) fn new(handle: Handle, metrics: Metrics) -> Self {
+    /// Asks the control plane's task.
+    pub(crate) fn new(handle: Handle, metrics: Metrics) -> Self {
         Self { handle, metrics }
     }
 }
