@@ -60,7 +60,7 @@ fn counted(plane: &Plane, name: &str, reason: &str) -> u64 {
         labels.iter().any(|label| label.value() == reason)
     });
     of_reason
-        .map(|metric| metric.get_counter().value() as u64)
+        .map(|metric| metric.get_counter().get_value() as u64)
         .sum()
 }
 
