@@ -8,8 +8,9 @@ use clap::{Args, Subcommand};
 use proto::control::admin_client::AdminClient;
 use proto::control::{
     GetRoomRequest, GetRoomResponse, ListLinksRequest, ListNodesRequest, ListRoomsRequest, Node,
-    NodeRoom, NodeState, Role,
+    NodeRoom, NodeState, Role, RoomSummary,
 };
+use proto::{DEFAULT_PROJECT, RoomId};
 use serde_json::json;
 use tonic::transport::{Channel, Endpoint};
 
@@ -43,12 +44,22 @@ pub(crate) enum NodeCommand {
 /// `antipode room …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum RoomCommand {
-    /// List all rooms and the edges that serve them
-    List(Target),
+    /// List rooms and the edges that serve them
+    List {
+        /// Only rooms of this project [default: of all]
+        #[arg(long)]
+        project: Option<String>,
+        /// Where to ask.
+        #[command(flatten)]
+        target: Target,
+    },
     /// Show who is on which edge, and which tracks cross which link
     Show {
         /// Name of the room
         room: String,
+        /// Project of the room
+        #[arg(long, default_value = DEFAULT_PROJECT)]
+        project: String,
         /// Where to ask.
         #[command(flatten)]
         target: Target,
@@ -137,33 +148,50 @@ pub(crate) async fn node(command: NodeCommand) -> anyhow::Result<()> {
 /// When the control plane does not answer, the room is not known, or the output cannot be written.
 pub(crate) async fn room(command: RoomCommand) -> anyhow::Result<()> {
     match command {
-        RoomCommand::List(target) => list_rooms(&target).await,
-        RoomCommand::Show { room, target } => show_room(room, &target).await,
+        RoomCommand::List { project, target } => list_rooms(project.as_deref(), &target).await,
+        RoomCommand::Show {
+            room,
+            project,
+            target,
+        } => show_room(&named(&project, &room)?, &target).await,
     }
 }
 
-async fn list_rooms(target: &Target) -> anyhow::Result<()> {
-    let rooms = target
-        .connect()
-        .await?
-        .list_rooms(ListRoomsRequest {})
-        .await?
-        .into_inner()
-        .rooms;
+/// The room of this name in a project.
+///
+/// # Errors
+/// When no room may be called that.
+pub(crate) fn named(project: &str, room: &str) -> anyhow::Result<RoomId> {
+    RoomId::new(project, room).map_err(|reason| anyhow::anyhow!("the room's name {reason}"))
+}
+
+async fn list_rooms(project: Option<&str>, target: &Target) -> anyhow::Result<()> {
+    let mut client = target.connect().await?;
+    let answer = client.list_rooms(ListRoomsRequest {}).await?;
+    let rooms = answer.into_inner().rooms;
+    let ids = rooms
+        .into_iter()
+        .map(|room| (RoomId::from(room.room.as_str()), room));
+    let rooms: Vec<(RoomId, RoomSummary)> = ids
+        .filter(|(id, _)| project.is_none_or(|project| id.project() == project))
+        .collect();
     if target.json {
-        let rooms = rooms.iter().map(|room| {
+        let rooms = rooms.iter().map(|(id, room)| {
             json!({
-                "room": room.room, "sid": room.room_sid, "epoch": room.epoch,
+                "room": id.name(), "project": id.project(), "sid": room.room_sid, "epoch": room.epoch,
                 "participants": room.participants, "edges": room.edges,
                 "created_at_ms": room.created_at_ms,
             })
         });
         return print_json(&rooms.collect::<Vec<_>>().into());
     }
-    let mut rows = vec![row(["ROOM", "SID", "PEOPLE", "EDGES", "EPOCH", "AGE"])];
-    for room in &rooms {
+    let mut rows = vec![row([
+        "PROJECT", "ROOM", "SID", "PEOPLE", "EDGES", "EPOCH", "AGE",
+    ])];
+    for (id, room) in &rooms {
         rows.push(vec![
-            room.room.clone(),
+            id.project().to_owned(),
+            id.name().to_owned(),
             room.room_sid.clone(),
             room.participants.to_string(),
             room.edges.join(","),
@@ -174,12 +202,19 @@ async fn list_rooms(target: &Target) -> anyhow::Result<()> {
     print_table(&rows)
 }
 
-async fn show_room(room: String, target: &Target) -> anyhow::Result<()> {
+async fn show_room(room: &RoomId, target: &Target) -> anyhow::Result<()> {
     let mut client = target.connect().await?;
-    let answer = client.get_room(GetRoomRequest { room: room.clone() }).await;
+    let asked = GetRoomRequest {
+        room: room.to_string(),
+    };
+    let answer = client.get_room(asked).await;
     let answer = answer.map_err(|status| {
         if status.code() == tonic::Code::NotFound {
-            anyhow::anyhow!("there is no room {room:?}")
+            anyhow::anyhow!(
+                "there is no room {:?} in project {}",
+                room.name(),
+                room.project()
+            )
         } else {
             status.into()
         }
@@ -197,8 +232,9 @@ async fn show_room(room: String, target: &Target) -> anyhow::Result<()> {
     let summary = shown.summary.clone().unwrap_or_default();
     writeln!(
         out,
-        "{}  {}  epoch {}  {} people on {} edges",
-        summary.room,
+        "{} of {}  {}  epoch {}  {} people on {} edges",
+        room.name(),
+        room.project(),
         summary.room_sid,
         summary.epoch,
         summary.participants,
@@ -284,6 +320,7 @@ fn node_json(node: &Node) -> serde_json::Value {
 
 fn room_json(room: &GetRoomResponse) -> serde_json::Value {
     let summary = room.summary.clone().unwrap_or_default();
+    let id = RoomId::from(summary.room.as_str());
     let nodes = room.nodes.iter().map(|node| {
         let report = node.report.clone().unwrap_or_default();
         let participants = report.participants.iter().map(|participant| {
@@ -306,7 +343,7 @@ fn room_json(room: &GetRoomResponse) -> serde_json::Value {
             "flows": flows.collect::<Vec<_>>(), "next_hops": hops.collect::<Vec<_>>()})
     });
     json!({
-        "room": summary.room, "sid": summary.room_sid, "epoch": summary.epoch,
+        "room": id.name(), "project": id.project(), "sid": summary.room_sid, "epoch": summary.epoch,
         "participants": summary.participants, "edges": summary.edges,
         "created_at_ms": summary.created_at_ms, "nodes": nodes.collect::<Vec<_>>(),
     })

@@ -10,9 +10,10 @@ use control_plane::explain::RoomExplanation;
 use control_plane::placement::{Explanation, Placed};
 use control_plane::planner::{Candidate, Decision, Pair, PlanExplanation, Replayed};
 use geo::measured::Source;
+use proto::DEFAULT_PROJECT;
 use proto::control::ExplainRequest;
 
-use crate::admin::{Target, row, table};
+use crate::admin::{Target, named, row, table};
 
 /// Flags of `antipode explain`.
 #[derive(Debug, Args)]
@@ -45,6 +46,9 @@ enum What {
     Room {
         /// Its name
         room: String,
+        /// Its project
+        #[arg(long, default_value = DEFAULT_PROJECT)]
+        project: String,
         /// Where to ask.
         #[command(flatten)]
         target: Target,
@@ -60,7 +64,11 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         return replay(file);
     }
     let (room, target) = match options.what {
-        Some(What::Room { room, target }) => (Some(room), target),
+        Some(What::Room {
+            room,
+            project,
+            target,
+        }) => (Some(named(&project, &room)?), target),
         None => (None, options.target),
     };
     anyhow::ensure!(
@@ -73,7 +81,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     );
     let text = |address: Option<IpAddr>| address.map_or_else(String::new, |ip| ip.to_string());
     let request = ExplainRequest {
-        room: room.unwrap_or_default(),
+        room: room.map_or_else(String::new, |room| room.to_string()),
         address: text(options.address),
         resolver: text(options.resolver),
         region: options.region.unwrap_or_default(),
@@ -322,6 +330,7 @@ mod tests {
         let decision = decision();
         let plan = control_plane::planner::explain(&decision.problem, &decision.solution);
         let explanation = RoomExplanation {
+            project: Some("default".to_owned()),
             room: Some("R".to_owned()),
             epoch: 3,
             plan: Some(plan),

@@ -20,6 +20,7 @@ use runtime::telemetry;
 
 fn main() -> ExitCode {
     runtime::tls::install_provider();
+    runtime::process::raise_open_files();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -44,7 +45,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             telemetry::init(&cli.log.over(None))?;
             Box::pin(up::run(options, &cli.log)).await
         }
-        Command::Token(options) => token::run(&options),
+        Command::Token(options) => token::run(&options).await,
         Command::Node(command) => admin::node(command).await,
         Command::Room(command) => admin::room(command).await,
         Command::Explain(options) => explain::run(options).await,

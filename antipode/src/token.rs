@@ -7,7 +7,11 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use clap::Args;
 use control_plane::token::{Grants, SigningKey, Subject, mint};
+use proto::check_name;
+use proto::control::ListKeysRequest;
 use serde_json::{Map, Value};
+
+use crate::admin::Target;
 
 /// Grants by the names of the token's `video` claim.
 const GRANTS: [&str; 10] = [
@@ -48,6 +52,12 @@ pub(crate) struct Options {
     /// repeated. Without any: may join, publish, subscribe and send data
     #[arg(long = "grant", value_name = "NAME[=VALUE]", value_parser = grant)]
     grants: Vec<(String, Value)>,
+    /// Checks first, at the control plane, that the API key is one of this project's
+    #[arg(long)]
+    project: Option<String>,
+    /// Where to ask for the project's keys.
+    #[command(flatten)]
+    target: Target,
     /// API key
     #[arg(long, env = "ANTIPODE_API_KEY", default_value = crate::up::API_KEY)]
     api_key: String,
@@ -64,13 +74,40 @@ pub(crate) struct Options {
 /// Prints the token on standard output.
 ///
 /// # Errors
-/// When the token cannot be signed or printed.
-pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+/// When the key is not of the project that was named, or the token cannot be signed or printed.
+pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
+    if let Some(project) = &options.project {
+        check_project(options, project).await?;
+    }
     writeln!(std::io::stdout(), "{}", sign(options, SystemTime::now())?)?;
     Ok(())
 }
 
+/// A token's project is that of its key. One that is signed with another project's key opens another room of the same name.
+async fn check_project(options: &Options, project: &str) -> anyhow::Result<()> {
+    let asked = ListKeysRequest {
+        project: project.to_owned(),
+    };
+    let listed = options.target.connect().await?.list_keys(asked).await;
+    let listed = listed.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+    let keys: Vec<String> = listed
+        .into_inner()
+        .keys
+        .into_iter()
+        .map(|k| k.key)
+        .collect();
+    let (key, known) = (&options.api_key, keys.join(", "));
+    anyhow::ensure!(
+        keys.contains(key),
+        "{key} is not a key of project {project}; its keys are: {known}. Give one by --api-key, with --api-secret"
+    );
+    Ok(())
+}
+
 fn sign(options: &Options, now: SystemTime) -> anyhow::Result<String> {
+    for (what, name) in [("room", &options.room), ("identity", &options.identity)] {
+        check_name(name).map_err(|reason| anyhow::anyhow!("--{what} {reason}"))?;
+    }
     let subject = Subject {
         identity: options.identity.clone(),
         name: options.name.clone(),

@@ -26,7 +26,7 @@ use control_plane::rules::{Bounds, Residency, Rules, Terms};
 use control_plane::{RoomPolicy, store};
 use geo::measured::{Measured, Network};
 use proto::control::{self, Hello};
-use proto::{NodeId, RoomName};
+use proto::{NodeId, RoomId};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -396,7 +396,7 @@ fn ours_of(world: &World<'_>, rooms: &[BTreeSet<&'static str>], added_ms: u32) -
             .iter()
             .map(|(_, edge)| edge_of(edge).as_str().into())
             .collect();
-        let name = RoomName::from(format!("room-{number}"));
+        let name = RoomId::from(format!("room-{number}"));
         let request = Request {
             room: &name,
             members: &members,

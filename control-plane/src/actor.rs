@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use proto::control::control_message::Message as Down;
 use proto::control::node_message::Message as Up;
 use proto::control::{ApiKey, AssignResponse, ControlMessage, Hello, NodeState};
-use proto::{NodeId, RoomName};
+use proto::{NodeId, RoomId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -50,13 +50,13 @@ enum Command {
     },
     Assign {
         node: NodeId,
-        room: RoomName,
+        room: RoomId,
         room_config: Vec<u8>,
         reply: oneshot::Sender<Result<AssignResponse, AssignError>>,
     },
     Keys(Vec<ApiKey>),
     Decision {
-        room: RoomName,
+        room: RoomId,
         reply: oneshot::Sender<Option<Decision>>,
     },
     Call {
@@ -116,7 +116,7 @@ impl Handle {
     pub async fn assign(
         &self,
         node: NodeId,
-        room: RoomName,
+        room: RoomId,
         room_config: Vec<u8>,
     ) -> Result<Result<AssignResponse, AssignError>, Stopped> {
         let (reply, answer) = oneshot::channel();
@@ -142,7 +142,7 @@ impl Handle {
     ///
     /// # Errors
     /// When the task has ended.
-    pub async fn decision(&self, room: RoomName) -> Result<Option<Decision>, Stopped> {
+    pub async fn decision(&self, room: RoomId) -> Result<Option<Decision>, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Decision { room, reply }).await?;
         answer.await.map_err(|_| Stopped)
@@ -262,7 +262,7 @@ impl Unsaved {
 
     /// Drops what is still to be told of rooms whose changes were not saved.
     fn drop_events(&mut self, fenced: &[Fenced]) {
-        let of_fenced = |room: &RoomName| fenced.iter().any(|fenced| fenced.room == *room);
+        let of_fenced = |room: &RoomId| fenced.iter().any(|fenced| fenced.room == *room);
         self.history.retain(|change| match change {
             Change::Webhook(webhook) => !of_fenced(&webhook.room),
             _ => true,
@@ -276,7 +276,7 @@ impl Unsaved {
             && self.history.is_empty()
     }
 
-    fn rooms(&self) -> Vec<RoomName> {
+    fn rooms(&self) -> Vec<RoomId> {
         let name = |change: &Change| match change {
             Change::Room(room) => Some(room.room.clone()),
             Change::RoomEnded { .. }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use proto::DEFAULT_PROJECT;
 pub use runtime::secret::Secret;
 use runtime::telemetry::LogConfig;
 use runtime::tls::listener::Files;
@@ -49,6 +50,8 @@ pub struct Config {
     pub token_valid_s: u64,
     /// Connections the gateway serves at once; more wait in the listener's backlog.
     pub http_connections: usize,
+    /// Of those, from one address; further ones are closed. 0 for no limit; none either with `trusted_proxies`.
+    pub http_connections_per_address: usize,
     /// How long a node whose session ended may stay away before it counts as dead, in milliseconds.
     pub node_grace_ms: u64,
     /// The same for nodes that were known before this process started, in milliseconds: they all reconnect at once.
@@ -101,7 +104,7 @@ pub struct Config {
     pub geo_city_v6: Option<PathBuf>,
     /// Networks of proxies whose `X-Forwarded-For` is believed, in CIDR notation.
     pub trusted_proxies: Vec<IpNet>,
-    /// URLs that are told of events, and the API key that signs: without one the first of the default project.
+    /// URLs that are told of a project's events, and the API key that signs: without one the first of the project.
     pub webhooks: Vec<Webhook>,
 }
 
@@ -111,7 +114,10 @@ pub struct Config {
 pub struct Webhook {
     /// Where events are posted to.
     pub url: String,
-    /// The API key that signs them.
+    /// The project whose events it is told of [default: `default`].
+    #[serde(default)]
+    pub project: Option<String>,
+    /// The API key that signs them, of that project.
     #[serde(default)]
     pub key: Option<String>,
 }
@@ -131,7 +137,8 @@ impl Default for Config {
             grpc_open: false,
             room_policy: RoomPolicy::Direct,
             token_valid_s: 6 * 3_600,
-            http_connections: 1_024,
+            http_connections: 8_192,
+            http_connections_per_address: 1_024,
             node_grace_ms: 2_000,
             restart_grace_ms: 15_000,
             empty_room_ms: 20_000,
@@ -171,8 +178,8 @@ pub enum Unsound {
     /// A region that geo knows nothing about.
     #[error("region {0:?} is not in the catalogue")]
     Region(String),
-    /// An API key without a key or a secret.
-    #[error("API key {0:?} has an empty key or secret")]
+    /// An API key without a key or a secret, or with a key that is not a line.
+    #[error("API key {0:?} has an empty key or secret, or a control character in it")]
     Key(String),
     /// Nothing could connect.
     #[error("http_connections must be at least 1")]
@@ -222,8 +229,9 @@ impl Config {
         if !self.region.is_empty() && geo::region(&self.region).is_none() {
             return Err(Unsound::Region(self.region.clone()));
         }
-        let blank =
-            |(key, secret): &(&String, &Secret)| key.is_empty() || secret.expose().is_empty();
+        let blank = |(key, secret): &(&String, &Secret)| {
+            key.is_empty() || key.contains(char::is_control) || secret.expose().is_empty()
+        };
         if let Some((key, _)) = self.keys.iter().find(blank) {
             return Err(Unsound::Key(key.clone()));
         }
@@ -283,8 +291,12 @@ impl Config {
             if usable.is_none_or(|url| !matches!(url.scheme(), "http" | "https")) {
                 return Err(Unsound::WebhookUrl(url));
             }
-            let key = webhook.key.clone();
-            Ok(Target { url, key })
+            let project = webhook.project.as_deref().unwrap_or(DEFAULT_PROJECT);
+            Ok(Target {
+                url,
+                project: project.to_owned(),
+                key: webhook.key.clone(),
+            })
         };
         self.webhooks.iter().map(target).collect()
     }

@@ -17,7 +17,7 @@ use proto::control::{
     ApiKey, ApiKeys, AssignResponse, ControlMessage, Hello, LinkReport, LinkState, NodeState,
     PeerList, Welcome,
 };
-use proto::{NodeId, RoomName, RoomSid};
+use proto::{NodeId, RoomId, RoomSid};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -108,7 +108,7 @@ pub enum Input {
         /// The edge.
         node: NodeId,
         /// The room.
-        room: RoomName,
+        room: RoomId,
         /// `livekit.RoomConfiguration` of the participant, for a room that begins with it; empty: none.
         room_config: Vec<u8>,
     },
@@ -122,7 +122,7 @@ pub enum Input {
     /// Changes of these rooms could not be saved, so their plans were not sent.
     SaveFailed {
         /// The rooms.
-        rooms: Vec<RoomName>,
+        rooms: Vec<RoomId>,
     },
     /// Another replica planned, began or ended these rooms meanwhile: their changes were not saved and their plans not sent.
     Fenced(Vec<Fenced>),
@@ -180,7 +180,7 @@ enum Timer {
     /// A node that came back has reported its rooms by now.
     Confirm(NodeId),
     /// A room without edges ends.
-    Empty(RoomName),
+    Empty(RoomId),
     /// Rooms whose save failed.
     Unsaved,
     /// Plans follow what was measured.
@@ -197,10 +197,10 @@ pub struct Core {
     topology: Topology,
     /// Nodes whose links or load changed so much that plans have to follow.
     moved: BTreeSet<NodeId>,
-    rooms: BTreeMap<RoomName, Room>,
+    rooms: BTreeMap<RoomId, Room>,
     /// No plan had an epoch above this when its room ended: where the next room's epochs start.
     epoch_floor: u64,
-    unsaved: BTreeSet<RoomName>,
+    unsaved: BTreeSet<RoomId>,
     /// Calls that wait for an edge, by request.
     pending: BTreeMap<u64, Pending>,
     requests: u64,
@@ -481,12 +481,12 @@ impl Core {
     }
 
     /// What holds for a room.
-    fn terms(&self, room: &RoomName) -> &Terms {
-        self.settings.rules.of(room.as_str())
+    fn terms(&self, room: &RoomId) -> &Terms {
+        self.settings.rules.of(room)
     }
 
     /// The decision that a room's plan is from; `None` for a room that does not live.
-    pub fn decision(&self, room: &RoomName) -> Option<Decision> {
+    pub fn decision(&self, room: &RoomId) -> Option<Decision> {
         self.rooms.get(room)?.decision()
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use proto::RoomName;
+use proto::RoomId;
 use proto::control::RoomReport;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ const LINKS_AGE_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Query {
     /// The room; `None` for a client alone.
-    pub room: Option<String>,
+    pub room: Option<RoomId>,
     /// Address of a would-be client.
     pub address: Option<IpAddr>,
     /// Address of its name server.
@@ -35,8 +35,10 @@ pub struct Query {
 /// A room explained.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct RoomExplanation {
-    /// The room, if one was named.
+    /// The room's name, if one was named.
     pub room: Option<String>,
+    /// Its project.
+    pub project: Option<String>,
     /// Epoch of its plan; 0 when it does not live.
     pub epoch: u64,
     /// Its plan; `None` when it does not live.
@@ -103,7 +105,7 @@ impl Explainer {
     pub async fn place(&self, asked: &Asked<'_>) -> Result<Explanation, Error> {
         let nodes = self.ephemeral.nodes().await?;
         let room = match asked.room {
-            Some(room) => self.ephemeral.room(room).await?,
+            Some(room) => self.ephemeral.room(room.as_str()).await?,
             None => None,
         };
         let links = self.links().await?;
@@ -130,8 +132,8 @@ impl Explainer {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn serving(&self, room: &str, identity: &str) -> Result<Option<Edge>, Error> {
-        let room = self.ephemeral.room(room).await?;
+    pub async fn serving(&self, room: &RoomId, identity: &str) -> Result<Option<Edge>, Error> {
+        let room = self.ephemeral.room(room.as_str()).await?;
         let nodes = room.map_or(Vec::new(), |room| room.nodes);
         let serves = |report: &RoomReport| {
             let mut participants = report.participants.iter();
@@ -156,15 +158,15 @@ impl Explainer {
     /// When there is nothing to explain, or the parts that know do not answer.
     pub async fn explain(&self, query: &Query) -> Result<RoomExplanation, Error> {
         let decision = match &query.room {
-            Some(room) => self.handle.decision(RoomName::from(room.as_str())).await?,
+            Some(room) => self.handle.decision(room.clone()).await?,
             None => None,
         };
         let client_named = query.address.is_some() || query.region.is_some();
         if let (Some(room), None, false) = (&query.room, &decision, client_named) {
-            return Err(Error::NoRoom(room.clone()));
+            return Err(Error::NoRoom(room.name().to_owned()));
         }
         let asked = Asked {
-            room: query.room.as_deref(),
+            room: query.room.as_ref(),
             address: query.address,
             resolver: query.resolver,
             at: query.region.as_deref(),
@@ -180,12 +182,10 @@ impl Explainer {
         let plan = decision
             .as_ref()
             .map(|decision| planner::explain(&decision.problem, &decision.solution));
-        let placed = query
-            .room
-            .as_deref()
-            .map(|room| self.placer.remembered(room));
+        let placed = query.room.as_ref().map(|room| self.placer.remembered(room));
         Ok(RoomExplanation {
-            room: query.room.clone(),
+            room: query.room.as_ref().map(|room| room.name().to_owned()),
+            project: query.room.as_ref().map(|room| room.project().to_owned()),
             epoch: decision.as_ref().map_or(0, |decision| decision.epoch),
             plan,
             placed: placed.unwrap_or_default(),

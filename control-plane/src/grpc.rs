@@ -2,6 +2,7 @@
 
 mod admin;
 mod drain;
+mod incoming;
 mod keys;
 mod rooms;
 mod session;
@@ -9,12 +10,12 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::IntCounterVec;
 use proto::control::admin_server::AdminServer;
 use proto::control::node_session_server::NodeSessionServer;
 use proto::control::rooms_server::RoomsServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 
 use crate::actor::Handle;
 use crate::authority::Authority;
@@ -45,6 +46,8 @@ pub struct Services {
     pub explainer: Explainer,
     /// Answers edges that ask for plans.
     pub rooms: Arc<Rooms>,
+    /// Counts connections that were refused, by reason.
+    pub refused: IntCounterVec,
 }
 
 /// Serves until `shutdown`.
@@ -73,6 +76,7 @@ pub async fn serve(
         ephemeral,
         explainer,
         rooms,
+        refused,
     } = services;
     let sessions = session::Sessions::new(handle, explainer.clone());
     let admin = admin::Admin::new((durable, ephemeral), authority, explainer);
@@ -85,7 +89,7 @@ pub async fn serve(
         .add_service(NodeSessionServer::new(sessions))
         .add_service(RoomsServer::from_arc(rooms))
         .add_service(AdminServer::new(admin));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming::incoming(listener, refused);
     let serving = server.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::pin!(serving);
     tokio::select! {

@@ -41,6 +41,13 @@ impl Keyring {
         self.keys.load().get(key).map(|held| held.secret.clone())
     }
 
+    /// A key's secret and project.
+    pub fn find(&self, key: &str) -> Option<(Secret, String)> {
+        let keys = self.keys.load();
+        let held = keys.get(key)?;
+        Some((held.secret.clone(), held.project.clone()))
+    }
+
     /// A key's project.
     pub fn project(&self, key: &str) -> Option<String> {
         self.keys.load().get(key).map(|held| held.project.clone())

@@ -23,6 +23,8 @@ pub struct Metrics {
     pub commands_refused: IntCounter,
     /// Events for webhooks by result: `delivered`, `retried` (a try that failed), `dropped`.
     pub webhooks: IntCounterVec,
+    /// gRPC connections that were refused or cut off, by reason.
+    pub grpc_refused: IntCounterVec,
     /// Of the HTTP gateway.
     pub gateway: Gateway,
     /// Of the stores and the registry of processes.
@@ -36,6 +38,8 @@ pub struct Gateway {
     pub requests: IntCounterVec,
     /// Connections that the gateway serves now.
     pub connections: IntGauge,
+    /// Connections to it that were refused or cut off, by reason.
+    pub refused: IntCounterVec,
     /// Signalling connections that go through the gateway now.
     pub tunnels: IntGauge,
     /// Requests turned away because their address made too many.
@@ -92,6 +96,9 @@ impl Metrics {
                 "Events for webhooks, by result.",
                 &["result"],
             )?,
+            grpc_refused: make.registered(runtime::http::refusals(
+                "antipode_control_grpc_refused_connections_total",
+            ))?,
             gateway: Gateway::made(&make)?,
             stores: Stores::made(&make)?,
         })
@@ -110,6 +117,9 @@ impl Gateway {
                 "antipode_control_http_connections",
                 "Connections that the gateway serves now.",
             )?,
+            refused: make.registered(runtime::http::refusals(
+                "antipode_control_http_refused_connections_total",
+            ))?,
             tunnels: make.gauge(
                 "antipode_control_tunnels",
                 "Signalling connections that go through the gateway now.",

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use geo::Continent;
+use proto::RoomId;
 use serde::{Deserialize, Serialize};
 
 use crate::config::RoomPolicy;
@@ -151,6 +152,8 @@ pub struct Terms {
 pub struct RoomRule {
     /// The rooms it is for: a name, or with a `*` at its end all names that begin so. `*` alone is every room.
     pub room: String,
+    /// The project whose rooms it is for [default: rooms of all projects].
+    pub project: Option<String>,
     /// How they cross the mesh [default: `room_policy`].
     pub policy: Option<RoomPolicy>,
     /// Round trip that a cheaper way may add, in milliseconds [default: `added_delay_ms`].
@@ -163,7 +166,10 @@ pub struct RoomRule {
 }
 
 impl RoomRule {
-    fn is_for(&self, room: &str) -> bool {
+    fn is_for(&self, (project, room): (&str, &str)) -> bool {
+        if self.project.as_ref().is_some_and(|own| own != project) {
+            return false;
+        }
         match self.room.strip_suffix('*') {
             Some(beginning) => room.starts_with(beginning),
             None => room == self.room,
@@ -211,7 +217,8 @@ impl Rules {
     }
 
     /// What holds for a room.
-    pub fn of(&self, room: &str) -> &Terms {
+    pub fn of(&self, room: &RoomId) -> &Terms {
+        let room = (room.project(), room.name());
         let rule = self.rules.iter().find(|(rule, _)| rule.is_for(room));
         rule.map_or(&self.general, |(_, terms)| terms)
     }
@@ -257,6 +264,7 @@ mod tests {
         let rules: Vec<RoomRule> = serde_json::from_str(
             r#"[{"room":"clinic-*","allow":["DE","CH"],"added_delay_ms":5},
                 {"room":"clinic-9","policy":"direct"},
+                {"room":"vault","project":"acme","added_delay_ms":7},
                 {"room":"cheap","policy":"auto","pair_delay_ms_max":300}]"#,
         )
         .unwrap();
@@ -269,16 +277,20 @@ mod tests {
             allow: Residency::default(),
         };
         let rules = Rules::new(general.clone(), &rules);
-        assert_eq!(rules.of("lounge"), &general);
-        let clinic = rules.of("clinic-9");
+        let of = |room: &str| rules.of(&RoomId::from(room));
+        assert_eq!(of("lounge"), &general);
+        let clinic = of("clinic-9");
         assert_eq!(
             (clinic.bounds.added_ms, &clinic.policy),
             (5, &general.policy)
         );
         assert!(!clinic.allow.permits("lhr") && clinic.allow.permits("zrh"));
-        let cheap = rules.of("cheap");
+        let cheap = of("cheap");
         assert_eq!((cheap.bounds.added_ms, cheap.bounds.pair_ms_max), (20, 300));
         assert!(cheap.allow.is_everywhere());
+        assert!(!of("acme/clinic-9").allow.permits("lhr"), "all projects");
+        assert_eq!(of("acme/vault").bounds.added_ms, 7);
+        assert_eq!(of("vault"), &general, "one project's only");
         assert!(rules.name("sin") && !rules.name("fra"));
         assert!(serde_json::from_str::<RoomRule>(r#"{"room":"x","allow":["moon"]}"#).is_err());
         assert!(serde_json::from_str::<RoomRule>(r#"{"room":"x","alow":[]}"#).is_err());

@@ -99,9 +99,10 @@ impl Server {
             ephemeral: Arc::clone(&ephemeral),
             explainer: explainer.clone(),
             rooms: Arc::clone(&rooms),
+            refused: metrics.grpc_refused.clone(),
         };
         let gateway = Gateway {
-            ephemeral,
+            ephemeral: Arc::clone(&ephemeral),
             authority,
             keys: keyring,
             development: config.development,
@@ -110,7 +111,7 @@ impl Server {
             metrics: metrics.clone(),
             edges: Tunnels::new(config.edge_ca.as_deref(), metrics.gateway.tunnels.clone())
                 .context("edge_ca")?,
-            rates: RateLimits::new(config.rate_per_address, config.rate_per_key),
+            rates: rates(config, &ephemeral),
             secure: tls.is_some(),
             explainer,
             trusted_proxies: config.trusted_proxies.clone().into(),
@@ -226,9 +227,26 @@ fn listener(
         tls,
         limits: Limits {
             connections: config.http_connections,
+            // All clients of a proxy have its address: it has to limit them.
+            connections_per_address: if config.trusted_proxies.is_empty() {
+                config.http_connections_per_address
+            } else {
+                0
+            },
             ..Limits::default()
         },
         connections: metrics.gateway.connections.clone(),
+        refused: metrics.gateway.refused.clone(),
+    }
+}
+
+/// Limits of requests, which replicas that share a store have together.
+fn rates(config: &Config, ephemeral: &Arc<dyn Ephemeral>) -> RateLimits {
+    let rates = RateLimits::new(config.rate_per_address, config.rate_per_key);
+    if config.redis_url.is_some() {
+        rates.shared_by(Arc::clone(ephemeral))
+    } else {
+        rates
     }
 }
 
@@ -318,11 +336,13 @@ fn webhooks(
     if targets.is_empty() {
         return Ok(None);
     }
-    for Target { key, .. } in &targets {
-        if key.as_ref().is_some_and(|key| keys.get(key).is_none()) {
+    for Target { key, project, .. } in &targets {
+        let valid = |key: &String| keys.project(key).as_ref() == Some(project);
+        if !key.as_ref().is_none_or(valid) {
             tracing::warn!(
                 ?key,
-                "a webhook's API key is not valid; its events wait until it is"
+                project,
+                "a webhook's API key is not valid in its project; its events wait until it is"
             );
         }
     }

@@ -20,7 +20,7 @@ use std::fmt;
 
 use futures_util::future::BoxFuture;
 use proto::control::Hello;
-use proto::{NodeId, RoomName, RoomSid};
+use proto::{NodeId, RoomId, RoomSid};
 
 pub use audit::Audit;
 pub use catalogue::Catalogue;
@@ -74,7 +74,7 @@ pub enum Error {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RoomRecord {
     /// Its name.
-    pub room: RoomName,
+    pub room: RoomId,
     /// Its session id.
     pub sid: RoomSid,
     /// Epoch of its latest plan.
@@ -91,7 +91,7 @@ pub struct Fenced {
     /// The room's session id in the change.
     pub sid: RoomSid,
     /// The room's name.
-    pub room: RoomName,
+    pub room: RoomId,
     /// The room of that name that lives, as the other process left it; `None` when there is none. The next change may
     /// go on from here.
     pub current: Option<RoomRecord>,
@@ -152,7 +152,7 @@ pub trait Durable: Keys + Catalogue + Outbox + Audit + fmt::Debug + Send + Sync 
     fn save<'a>(&'a self, changes: &'a [Change]) -> BoxFuture<'a, Result<Vec<Fenced>, Error>>;
 
     /// Reads one room that lives. Later changes of it go on from there.
-    fn room<'a>(&'a self, room: &'a RoomName) -> BoxFuture<'a, Result<Option<RoomRecord>, Error>>;
+    fn room<'a>(&'a self, room: &'a RoomId) -> BoxFuture<'a, Result<Option<RoomRecord>, Error>>;
 
     /// Drops what ended or happened longer ago than it is kept: rooms and participants' sessions that ended, ids of
     /// events. Epochs are not forgotten.

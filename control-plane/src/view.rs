@@ -1,6 +1,7 @@
 //! Rooms and participants as applications see them, in the protocol's types.
 
 use livekit_protocol as lk;
+use proto::RoomId;
 use proto::control::{GetRoomResponse, RoomSummary};
 
 pub(crate) use crate::core::participant_info;
@@ -11,7 +12,7 @@ pub(crate) fn room(summary: &RoomSummary, counts: (u32, u32)) -> lk::Room {
     let created_at_ms = i64::try_from(summary.created_at_ms).unwrap_or(i64::MAX);
     lk::Room {
         sid: summary.room_sid.clone(),
-        name: summary.room.clone(),
+        name: RoomId::from(summary.room.as_str()).name().to_owned(),
         empty_timeout: settings.empty_timeout_s,
         departure_timeout: settings.departure_timeout_s,
         max_participants: settings.max_participants,

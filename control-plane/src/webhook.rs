@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use proto::DEFAULT_PROJECT;
 use tokio::sync::Notify;
 
 use crate::core::Event;
@@ -30,7 +31,9 @@ const TARGET_BYTES: usize = 12;
 pub struct Target {
     /// Where to.
     pub url: String,
-    /// The API key that signs; none: the first of the default project.
+    /// The project whose events these are.
+    pub project: String,
+    /// The API key that signs, of the same project; none: the first that it has.
     pub key: Option<String>,
 }
 
@@ -45,7 +48,7 @@ pub struct Webhooks {
 impl Webhooks {
     /// Events go to these URLs.
     pub fn new(targets: Vec<Target>) -> Self {
-        let named = |target: Target| (name(&target.url), target);
+        let named = |target: Target| (name(&target.project, &target.url), target);
         Self {
             targets: Arc::new(targets.into_iter().map(named).collect()),
             added: Arc::default(),
@@ -60,7 +63,12 @@ impl Webhooks {
         }
         let payload = payload.ok().into_iter();
         payload.flat_map(move |payload| {
-            self.targets.keys().map(move |target| {
+            let project = event.room.project();
+            let told = self
+                .targets
+                .iter()
+                .filter(move |(_, to)| to.project == project);
+            told.map(move |(target, _)| {
                 Change::Webhook(Webhook {
                     id: event.id.clone(),
                     target: target.clone(),
@@ -79,9 +87,13 @@ impl Webhooks {
     }
 }
 
-/// What stands for a URL.
-fn name(url: &str) -> String {
-    let digest = digest(&SHA256, url.as_bytes());
+/// What stands for a URL and the project whose events it gets.
+fn name(project: &str, url: &str) -> String {
+    let text = match project {
+        DEFAULT_PROJECT => url.to_owned(),
+        project => format!("{project}\n{url}"),
+    };
+    let digest = digest(&SHA256, text.as_bytes());
     let bytes = digest.as_ref().iter().take(TARGET_BYTES);
     bytes.map(|byte| format!("{byte:02x}")).collect()
 }

@@ -30,6 +30,10 @@ pub struct Config {
     /// Where clients open their signalling WebSocket.
     #[serde(default = "default_http")]
     pub http: SocketAddr,
+    /// HTTP connections from one address at a time, those aside that became WebSockets; further ones are closed. 0 for no limit,
+    /// for use behind a proxy that ends TLS.
+    #[serde(default = "default_http_connections")]
+    pub http_connections_per_address: usize,
     /// Where clients that have no UDP connect (ICE-TCP, RFC 6544).
     #[serde(default = "default_tcp")]
     pub rtc_tcp: SocketAddr,
@@ -194,6 +198,10 @@ fn any(port: u16) -> SocketAddr {
 
 fn default_http() -> SocketAddr {
     any(7880)
+}
+
+fn default_http_connections() -> usize {
+    runtime::http::Limits::default().connections_per_address
 }
 
 fn default_tcp() -> SocketAddr {

@@ -1,4 +1,6 @@
 //! Sans-IO state: rooms, sessions, negotiation, ICE, tokens.
+pub mod client_hello;
+pub mod dcep;
 pub mod drain;
 pub mod ice;
 pub mod join;

@@ -118,7 +118,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     ready.link = Some(link.to_string());
     ready.print().context("standard output")?;
 
-    serve_clients(&edge, (listener, tls), shutdown).await?;
+    let per_address = config.http_connections_per_address;
+    serve_clients(&edge, (listener, tls), per_address, shutdown).await?;
     readiness.set(false);
     say_goodbye(&edge).await;
     Ok(())
@@ -128,6 +129,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 async fn serve_clients(
     edge: &SharedEdge,
     (tcp, tls): (TcpListener, Option<Certificate>),
+    connections_per_address: usize,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let app =
@@ -135,8 +137,12 @@ async fn serve_clients(
     let listener = runtime::http::Listener {
         tcp,
         tls: tls.map(|tls| tls.acceptor(&[b"http/1.1"])).transpose()?,
-        limits: Limits::default(),
+        limits: Limits {
+            connections_per_address,
+            ..Limits::default()
+        },
         connections: edge.metrics.http_connections.clone(),
+        refused: edge.metrics.http_refused.clone(),
     };
     runtime::http::serve(listener, app, shutdown).await;
     Ok(())

@@ -8,7 +8,12 @@ use edge_node::core::token;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|query: &str| {
-    let keys = |key: &str| (key == "devkey").then(|| "secret".to_owned());
+    let keys = |key: &str| {
+        (key == "devkey").then(|| token::Key {
+            secret: "secret".to_owned(),
+            project: "default".to_owned(),
+        })
+    };
     if let Some(token) = access_token(Some(query), query) {
         drop(token::authorize_join(&token, &keys, SystemTime::UNIX_EPOCH));
     }

@@ -72,10 +72,6 @@ id! {
     RegionId
 }
 id! {
-    /// A room's name as the application chose it.
-    RoomName
-}
-id! {
     /// A room's session id, `RM_…`; a room that ended and starts anew gets another.
     RoomSid
 }

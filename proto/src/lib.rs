@@ -1,8 +1,10 @@
 //! Ids, gRPC services and link control messages: the types that cross process borders. No I/O.
 
 mod id;
+mod room;
 
-pub use id::{Identity, NodeId, ParticipantSid, RegionId, RoomName, RoomSid, TrackSid};
+pub use id::{Identity, NodeId, ParticipantSid, RegionId, RoomSid, TrackSid};
+pub use room::{BadName, DEFAULT_PROJECT, RoomId, check_name};
 
 /// Control messages of a link between two nodes (`schema/link.proto`).
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]

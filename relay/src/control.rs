@@ -13,7 +13,7 @@ use proto::control::{
     AssignRequest, AssignResponse, ControlMessage, FlowReport, Hello, LinkReport, LinkState, Load,
     NodeMessage, PlaceRequest, PlaceResponse,
 };
-use proto::{NodeId, RoomName};
+use proto::{NodeId, RoomId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
@@ -152,11 +152,7 @@ impl Client {
     /// # Errors
     /// [`Error::Disconnected`] without a session, [`Error::Refused`] when the control plane says no, takes longer than 5 s,
     /// or dies meanwhile.
-    pub async fn assign(
-        &self,
-        room: &RoomName,
-        room_config: &[u8],
-    ) -> Result<AssignResponse, Error> {
+    pub async fn assign(&self, room: &RoomId, room_config: &[u8]) -> Result<AssignResponse, Error> {
         let channel = self
             .session
             .borrow()
@@ -229,8 +225,8 @@ pub fn link_report(stats: &[LinkStats]) -> LinkReport {
 }
 
 /// What is sent over the links, by room, as the control plane is told of it.
-pub fn flow_reports(stats: &[LinkStats]) -> BTreeMap<RoomName, Vec<FlowReport>> {
-    let mut rooms: BTreeMap<RoomName, Vec<FlowReport>> = BTreeMap::new();
+pub fn flow_reports(stats: &[LinkStats]) -> BTreeMap<RoomId, Vec<FlowReport>> {
+    let mut rooms: BTreeMap<RoomId, Vec<FlowReport>> = BTreeMap::new();
     for link in stats {
         for flow in &link.flows {
             rooms

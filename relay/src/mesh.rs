@@ -22,7 +22,7 @@ use bytes::Bytes;
 use media::router::{StreamIndex, TrackKey};
 use proto::link::LinkHello;
 use proto::link::link_message::Message;
-use proto::{NodeId, RoomName, TrackSid};
+use proto::{NodeId, RoomId, TrackSid};
 use slab::Slab;
 
 use crate::link::Link;
@@ -140,9 +140,9 @@ pub struct Mesh {
     config: Config,
     peers: Vec<Peer>,
     by_node: BTreeMap<NodeId, PeerKey>,
-    rooms: BTreeMap<RoomName, Room>,
+    rooms: BTreeMap<RoomId, Room>,
     tracks: Slab<Track>,
-    by_sid: HashMap<(RoomName, TrackSid), usize>,
+    by_sid: HashMap<(RoomId, TrackSid), usize>,
     by_key: HashMap<TrackKey, usize>,
     /// What is published here, by key.
     published: HashMap<TrackKey, Places>,

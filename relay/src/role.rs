@@ -12,7 +12,7 @@ use media::router::{StreamIndex, TrackKey};
 use proto::control::control_message::Message;
 use proto::control::node_message::Message as NodeMessage;
 use proto::control::{Hello, Load, RoomReport};
-use proto::{NodeId, RegionId, RoomName};
+use proto::{NodeId, RegionId, RoomId};
 use runtime::admin::{self, Readiness};
 use runtime::ready::Ready;
 use runtime::secret::Secret;
@@ -232,7 +232,7 @@ async fn report_flows(client: &Client, mesh: &MeshHandle) {
             continue;
         }
         let flows = control::flow_reports(&mesh.stats());
-        let rooms: BTreeSet<RoomName> = flows.keys().chain(reported.keys()).cloned().collect();
+        let rooms: BTreeSet<RoomId> = flows.keys().chain(reported.keys()).cloned().collect();
         for room in rooms {
             let now = flows.get(&room).cloned().unwrap_or_default();
             if reported.get(&room) == Some(&now) {

@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
-use proto::RoomName;
+use proto::RoomId;
 use proto::control::control_message::Message;
 use proto::control::node_message::Message as Said;
 use proto::control::node_session_server::{NodeSession, NodeSessionServer};
 use proto::control::rooms_server::{Rooms, RoomsServer};
 use proto::control::{
-    AssignRequest, AssignResponse, ControlMessage, Hello, NodeMessage, RoomClosed, RoomPlan,
-    Welcome,
+    AssignRequest, AssignResponse, ControlMessage, Hello, NodeMessage, PlaceRequest, PlaceResponse,
+    RoomClosed, RoomPlan, Welcome,
 };
 use relay::control::{Client, Config, Error, Status};
 use tokio::net::TcpListener;
@@ -81,6 +81,14 @@ impl Rooms for Control {
             created_at_ms: 1,
         }))
     }
+
+    async fn place(
+        &self,
+        request: Request<PlaceRequest>,
+    ) -> Result<Response<PlaceResponse>, tonic::Status> {
+        let PlaceRequest { identity, .. } = request.into_inner();
+        Err(tonic::Status::not_found(identity))
+    }
 }
 
 /// A server with a runtime of its own, so that it can be killed with all its connections.
@@ -145,7 +153,7 @@ async fn a_session_outlives_its_server() {
         .unwrap();
     assert!(matches!(said.recv().await, Some(Said::RoomClosed(_))));
     let plan = client
-        .assign(&RoomName::from("standup"), &[])
+        .assign(&RoomId::from("standup"), &[])
         .await
         .unwrap()
         .plan
@@ -166,17 +174,14 @@ async fn a_session_outlives_its_server() {
     let refused = client.send(Said::RoomClosed(RoomClosed::default()));
     assert!(matches!(refused, Err(Error::Disconnected)));
     assert!(matches!(
-        client.assign(&RoomName::from("standup"), &[]).await,
+        client.assign(&RoomId::from("standup"), &[]).await,
         Err(Error::Disconnected)
     ));
 
     let (_, mut said, server) = serve(address);
     welcome(&mut messages).await;
     assert!(matches!(said.recv().await, Some(Said::Hello(_))));
-    client
-        .assign(&RoomName::from("standup"), &[])
-        .await
-        .unwrap();
+    client.assign(&RoomId::from("standup"), &[]).await.unwrap();
     shutdown.cancel();
     assert!(
         tokio::time::timeout(PATIENCE, messages.recv())

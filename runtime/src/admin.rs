@@ -10,9 +10,18 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use prometheus::{Registry, TextEncoder};
+use prometheus::{IntGauge, Registry, TextEncoder};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+
+use crate::http::{self, Limits, Listener};
+use crate::shutdown::Shutdown;
+
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 256;
+/// Of those, from one address.
+const CONNECTIONS_PER_ADDRESS: usize = 64;
+/// Size of a request's header, bytes: nobody asks for much here.
+const HEADER_BYTES: usize = 16 << 10;
 
 /// Whether the role can do its work; `/readyz` answers from it. Starts as not ready. All clones are one.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +50,7 @@ impl Readiness {
 #[derive(Debug)]
 pub struct AdminHandle {
     address: SocketAddr,
-    task: JoinHandle<()>,
+    shutdown: Shutdown,
 }
 
 impl AdminHandle {
@@ -58,7 +67,7 @@ impl AdminHandle {
 
 impl Drop for AdminHandle {
     fn drop(&mut self) {
-        self.task.abort();
+        self.shutdown.trigger();
     }
 }
 
@@ -93,8 +102,9 @@ pub async fn serve_with(
     readiness: Readiness,
     documents: Vec<Document>,
 ) -> std::io::Result<AdminHandle> {
-    let listener = TcpListener::bind(address).await?;
-    let address = listener.local_addr()?;
+    let tcp = TcpListener::bind(address).await?;
+    let address = tcp.local_addr()?;
+    let listener = listener(tcp, &registry).map_err(std::io::Error::other)?;
     let mut app = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| std::future::ready("ok\n")))
@@ -109,12 +119,33 @@ pub async fn serve_with(
             move || std::future::ready(([(header::CONTENT_TYPE, "application/json")], make()));
         app = app.route(path, get(answer));
     }
-    let task = tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, app).await {
-            tracing::warn!(%error, "admin listener ended");
-        }
-    });
-    Ok(AdminHandle { address, task })
+    let shutdown = Shutdown::new();
+    tokio::spawn(http::serve(listener, app, shutdown.clone()));
+    Ok(AdminHandle { address, shutdown })
+}
+
+/// The listener with its limits: for a few scrapers and people, who are quick.
+fn listener(tcp: TcpListener, registry: &Registry) -> prometheus::Result<Listener> {
+    let connections = IntGauge::new(
+        "antipode_admin_connections",
+        "Connections to the admin listener",
+    )?;
+    let refused = http::refusals("antipode_admin_refused_connections_total")?;
+    registry.register(Box::new(connections.clone()))?;
+    registry.register(Box::new(refused.clone()))?;
+    let limits = Limits {
+        connections: CONNECTIONS_MAX,
+        connections_per_address: CONNECTIONS_PER_ADDRESS,
+        header_bytes: HEADER_BYTES,
+        ..Limits::default()
+    };
+    Ok(Listener {
+        tcp,
+        tls: None,
+        limits,
+        connections,
+        refused,
+    })
 }
 
 async fn metrics(State(served): State<Served>) -> Response {

@@ -14,7 +14,7 @@ use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use prometheus::IntGauge;
+use prometheus::{IntCounterVec, IntGauge, Opts};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt as _};
 
 use crate::shutdown::Shutdown;
+use crate::tcp::{Guarded, Places};
 use crate::tls::listener::Acceptor;
 
 /// Pause after an accept that failed: out of file descriptors, most likely.
@@ -34,8 +35,13 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub struct Limits {
     /// Connections at a time; further ones wait in the listen queue.
     pub connections: usize,
+    /// Of those, from one address (an IPv6 client is its /64); 0: no limit. Further ones are closed. Connections that became
+    /// something else (WebSockets) do not count.
+    pub connections_per_address: usize,
     /// How long the TLS handshake, and then each request's header, may take to arrive.
     pub header_timeout: Duration,
+    /// How long a client may take no byte of what it asked for.
+    pub stall_timeout: Duration,
     /// Size of a request's header, bytes. At least 8,192.
     pub header_bytes: usize,
 }
@@ -44,7 +50,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 20_000,
+            // A large office behind one address that joins within seconds; still few of all.
+            connections_per_address: 1_024,
             header_timeout: Duration::from_secs(10),
+            // As long as TCP itself is patient with a path that lost everything several times.
+            stall_timeout: Duration::from_secs(30),
             // A join request rides in the request line: a first offer compressed is about 4 KiB.
             header_bytes: 256 << 10,
         }
@@ -62,6 +72,18 @@ pub struct Listener {
     pub limits: Limits,
     /// Shows how many connections there are.
     pub connections: IntGauge,
+    /// Counts connections that were refused or cut off, by reason: [`refusals`].
+    pub refused: IntCounterVec,
+}
+
+/// The counter of a listener's refused connections, with the label `reason`: `address_limit`, `tls_handshake`, `silent` (no
+/// request within its time), `slow_header`, `malformed`, `slow_reader`.
+///
+/// # Errors
+/// When the name is none.
+pub fn refusals(name: &str) -> prometheus::Result<IntCounterVec> {
+    let help = "Connections refused or cut off, by reason";
+    IntCounterVec::new(Opts::new(name, help), &["reason"])
 }
 
 /// Serves HTTP/1.1 until `shutdown`; then takes no more connections, lets running requests end for up to 2 s, and leaves
@@ -77,22 +99,29 @@ where
         tls,
         limits,
         connections,
+        refused,
     } = listener;
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::new(0, limits.connections_per_address);
     let tasks = TaskTracker::new();
     while let Some((stream, peer, slot)) = accept(&tcp, &slots, &shutdown).await {
+        let Some(place) = places.take(peer.ip()) else {
+            refused.with_label_values(&["address_limit"]).inc();
+            continue;
+        };
         let conversation = Conversation {
             peer,
             limits,
             app: app.clone(),
             shutdown: shutdown.clone(),
+            refused: refused.clone(),
         };
         let (tls, connections) = (tls.clone(), connections.clone());
         tasks.spawn(async move {
             connections.inc();
             converse(stream, tls, conversation).await;
             connections.dec();
-            drop(slot);
+            drop((slot, place));
         });
     }
     drop(tcp);
@@ -135,6 +164,13 @@ struct Conversation<S> {
     limits: Limits,
     app: S,
     shutdown: Shutdown,
+    refused: IntCounterVec,
+}
+
+impl<S> Conversation<S> {
+    fn count(&self, reason: &str) {
+        self.refused.with_label_values(&[reason]).inc();
+    }
 }
 
 async fn converse<S>(stream: TcpStream, tls: Option<Acceptor>, conversation: Conversation<S>)
@@ -150,7 +186,10 @@ where
     let handshake = tokio::time::timeout(conversation.limits.header_timeout, tls.accept(stream));
     match handshake.await.map_err(io::Error::from).flatten() {
         Ok(stream) => Box::pin(speak(stream, conversation)).await,
-        Err(error) => tracing::debug!(%error, "no TLS handshake"),
+        Err(error) => {
+            conversation.count("tls_handshake");
+            tracing::debug!(%error, "no TLS handshake");
+        }
     }
 }
 
@@ -161,12 +200,10 @@ async fn speak<S>(
     S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let Conversation {
-        peer,
-        limits,
-        app,
-        shutdown,
-    } = conversation;
+    let (peer, limits) = (conversation.peer, conversation.limits);
+    let app = conversation.app.clone();
+    let stream = Guarded::new(stream, limits.stall_timeout, conversation.refused.clone());
+    let unanswered = stream.unanswered();
     let asked = Arc::new(AtomicBool::new(false));
     let noted = Arc::clone(&asked);
     let service = app.map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
@@ -190,13 +227,23 @@ async fn speak<S>(
     };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = silence => return tracing::debug!("connection without a request closed"),
-        () = shutdown.wait() => {
+        () = silence => {
+            let began = unanswered.load(Ordering::Relaxed);
+            conversation.count(if began { "slow_header" } else { "silent" });
+            return tracing::debug!("connection without a request closed");
+        }
+        () = conversation.shutdown.wait() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     if let Err(error) = ended {
+        // Who only waits, having been answered, may: the connection is closed for being idle.
+        if error.is_timeout() && unanswered.load(Ordering::Relaxed) {
+            conversation.count("slow_header");
+        } else if error.is_parse() {
+            conversation.count("malformed");
+        }
         tracing::debug!(%error, "connection ended");
     }
 }
@@ -233,6 +280,7 @@ mod tests {
                 ..Limits::default()
             },
             connections: IntGauge::new("open", "Connections.").unwrap(),
+            refused: refusals("refused").unwrap(),
         };
         let shutdown = Shutdown::new();
         let serving = tokio::spawn(serve(listener, app, shutdown.clone()));

@@ -1,7 +1,7 @@
 //! What the process itself costs, as Prometheus metrics under their customary names. CPU time has microsecond
 //! resolution here: the client library's own collector counts whole seconds, too coarse for a cost per packet.
 
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, Gauge, Registry};
@@ -13,6 +13,16 @@ use prometheus::{Counter, Gauge, Registry};
 /// When metrics of these names are registered already.
 pub fn register(registry: &Registry) -> prometheus::Result<()> {
     registry.register(Box::new(Process::new()?))
+}
+
+/// Lets this process open as many files as it may: shells start programs with 1,024, which is as many connections as one
+/// stranger can open.
+pub fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "limit of open files not raised");
+    }
 }
 
 struct Process {

@@ -1,7 +1,13 @@
-//! Options of TCP connections that carry media.
+//! TCP connections: options of those that carry media, and limits for those of people who may not wish us well.
+
+mod guard;
+mod places;
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
+
+pub use guard::Guarded;
+pub use places::{Place, Places};
 
 /// Has small writes leave at once, and lets the system hold back no more than `unsent` bytes that are not on their way yet: beyond
 /// that the socket is not writable, so that a queue with a drop policy can do what it is for. A system that lacks an option does

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use proto::control::RoomReport;
-use proto::{Identity, NodeId, RoomName, RoomSid};
+use proto::{Identity, NodeId, RoomId, RoomSid};
 
 use super::{Core, Output};
 use crate::store::Change;
@@ -16,7 +16,7 @@ const PARTICIPANTS_MAX: usize = 100_000;
 /// Everybody who is somewhere, by room and session id, with the edge that reported it last.
 #[derive(Debug, Default)]
 pub(super) struct Attendance {
-    rooms: BTreeMap<RoomName, BTreeMap<String, NodeId>>,
+    rooms: BTreeMap<RoomId, BTreeMap<String, NodeId>>,
 }
 
 impl Attendance {
@@ -28,7 +28,7 @@ impl Attendance {
         report: &RoomReport,
         now_ms: u64,
     ) -> Vec<Change> {
-        let name = RoomName::from(report.room.as_str());
+        let name = RoomId::from(report.room.as_str());
         let room = self.rooms.entry(name.clone()).or_default();
         let here = |sid: &str| report.participants.iter().any(|p| p.sid == sid);
         let mut changes = Vec::new();
@@ -66,7 +66,7 @@ impl Attendance {
     }
 
     /// An edge serves a room no more: those whom it reported last have left.
-    pub(super) fn gone(&mut self, node: &NodeId, room: &RoomName, now_ms: u64) -> Vec<Change> {
+    pub(super) fn gone(&mut self, node: &NodeId, room: &RoomId, now_ms: u64) -> Vec<Change> {
         let report = RoomReport {
             room: room.to_string(),
             ..RoomReport::default()
@@ -87,7 +87,7 @@ impl Core {
     }
 
     /// An edge serves a room no more.
-    pub(super) fn depart(&mut self, now: Instant, node: &NodeId, name: &RoomName) {
+    pub(super) fn depart(&mut self, now: Instant, node: &NodeId, name: &RoomId) {
         let changes = self.attendance.gone(node, name, self.wall_ms(now));
         self.outputs.extend(changes.into_iter().map(Output::Save));
     }

@@ -8,7 +8,7 @@ use proto::control::control_message::Message as Down;
 use proto::control::{
     Command, CommandAnswer, CommandError, RoomReport, RoomSettings, command, command_answer,
 };
-use proto::{NodeId, RoomName, RoomSid};
+use proto::{NodeId, RoomId, RoomSid};
 
 use super::room::{ROOM_NAME_LENGTH_MAX, ROOMS_MAX};
 use super::{Core, Output, Ticket, Timer};
@@ -34,21 +34,21 @@ pub enum Call {
     /// Changes a room's metadata.
     SetMetadata {
         /// The room.
-        room: RoomName,
+        room: RoomId,
         /// What it is to be.
         metadata: String,
     },
     /// Tokens of a participant that were issued before do not let it in any more.
     Revoke {
         /// The room.
-        room: RoomName,
+        room: RoomId,
         /// Whose.
         identity: String,
         /// Seconds since the Unix epoch; a token's `nbf` must not be before it.
         before_s: i64,
     },
     /// Ends a room; everybody leaves.
-    Delete(RoomName),
+    Delete(RoomId),
     /// For an edge.
     Command {
         /// The edge.
@@ -138,8 +138,8 @@ impl Core {
         now: Instant,
         request: &lk::CreateRoomRequest,
     ) -> Result<Answer, CallError> {
-        let name = RoomName::from(request.name.as_str());
-        let length = request.name.len();
+        let name = RoomId::from(request.name.as_str());
+        let length = name.name().len();
         if length == 0 || length > ROOM_NAME_LENGTH_MAX {
             return Err(CallError::RoomName(length));
         }
@@ -167,7 +167,7 @@ impl Core {
     fn set_metadata(
         &mut self,
         now: Instant,
-        name: &RoomName,
+        name: &RoomId,
         metadata: String,
     ) -> Result<Answer, CallError> {
         if metadata.len() > METADATA_MAX {
@@ -180,7 +180,7 @@ impl Core {
     fn revoke(
         &mut self,
         now: Instant,
-        name: &RoomName,
+        name: &RoomId,
         identity: String,
         before_s: i64,
     ) -> Result<Answer, CallError> {
@@ -194,7 +194,7 @@ impl Core {
         self.settle(now, name)
     }
 
-    fn set(&mut self, name: &RoomName, change: impl FnOnce(&mut RoomSettings)) {
+    fn set(&mut self, name: &RoomId, change: impl FnOnce(&mut RoomSettings)) {
         if let Some(room) = self.rooms.get_mut(name) {
             let before = room.settings.clone();
             change(&mut room.settings);
@@ -203,7 +203,7 @@ impl Core {
     }
 
     /// Sends a room's settings to its edges with a new plan, and starts its timeout anew while it is empty.
-    fn settle(&mut self, now: Instant, name: &RoomName) -> Result<Answer, CallError> {
+    fn settle(&mut self, now: Instant, name: &RoomId) -> Result<Answer, CallError> {
         if let Some(room) = self.rooms.get_mut(name) {
             room.wait_anew();
         }
@@ -214,7 +214,7 @@ impl Core {
     }
 
     /// Ends a room at once. Its edges send everybody away; one that hears nothing of it now does when it reports the room.
-    fn delete(&mut self, now: Instant, name: &RoomName) -> Result<Answer, CallError> {
+    fn delete(&mut self, now: Instant, name: &RoomId) -> Result<Answer, CallError> {
         let room = self.rooms.get_mut(name).ok_or(CallError::NoRoom)?;
         let (sid, members) = room.close();
         let news = room.presence.clear(lk::DisconnectReason::RoomDeleted);
@@ -236,7 +236,7 @@ impl Core {
         Ok(Answer::Done)
     }
 
-    fn order_deletion(&mut self, session: SessionId, name: &RoomName, sid: &RoomSid) {
+    fn order_deletion(&mut self, session: SessionId, name: &RoomId, sid: &RoomSid) {
         let request = lk::DeleteRoomRequest {
             room: name.to_string(),
         };
@@ -255,7 +255,7 @@ impl Core {
             return false;
         }
         if !report.participants.is_empty() {
-            let name = RoomName::from(report.room.as_str());
+            let name = RoomId::from(report.room.as_str());
             self.order_deletion(session, &name, &sid);
         }
         true

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use livekit_protocol as lk;
-use proto::{RoomName, RoomSid};
+use proto::{RoomId, RoomSid};
 
 use super::presence::Happening;
 use super::{Core, Output};
@@ -19,8 +19,8 @@ const ID_BYTES: usize = 12;
 pub struct Event {
     /// Follows from the room's session, the kind of event, and the participant or track that it is about.
     pub id: String,
-    /// The room's name.
-    pub room: RoomName,
+    /// The room.
+    pub room: RoomId,
     /// Which of the rooms of that name. Events of one are told in the order in which they come.
     pub room_sid: RoomSid,
     /// When it was noticed, milliseconds since the Unix epoch.
@@ -30,7 +30,12 @@ pub struct Event {
 }
 
 impl Event {
-    fn new(room: &lk::Room, name: &str, subject: &str, at_ms: u64) -> Self {
+    fn new(
+        (id_of_room, room): (&RoomId, &lk::Room),
+        name: &str,
+        subject: &str,
+        at_ms: u64,
+    ) -> Self {
         let text = format!("{}\n{name}\n{subject}", room.sid);
         let digest = digest(&SHA256, text.as_bytes());
         let bytes = digest.as_ref().iter().take(ID_BYTES);
@@ -44,14 +49,14 @@ impl Event {
         };
         Self {
             id,
-            room: RoomName::from(room.name.as_str()),
+            room: id_of_room.clone(),
             room_sid: RoomSid::from(room.sid.as_str()),
             at_ms,
             content: Box::new(content),
         }
     }
 
-    fn of(room: &lk::Room, happening: Happening, at_ms: u64) -> Self {
+    fn of(room: (&RoomId, &lk::Room), happening: Happening, at_ms: u64) -> Self {
         let (name, participant, track) = match happening {
             Happening::Joined(participant) => ("participant_joined", participant, None),
             Happening::Left(participant) => ("participant_left", participant, None),
@@ -78,33 +83,28 @@ impl Event {
 
 impl Core {
     /// Tells of a room's beginning.
-    pub(super) fn tell_started(&mut self, now: Instant, name: &RoomName) {
+    pub(super) fn tell_started(&mut self, now: Instant, name: &RoomId) {
         let at_ms = self.wall_ms(now);
         if let Some(room) = self.rooms.get(name) {
             let shown = view::room(&room.summary(name), room.presence.counts());
-            let event = Event::new(&shown, "room_started", "", at_ms);
+            let event = Event::new((name, &shown), "room_started", "", at_ms);
             self.outputs.push_back(Output::Event(event));
         }
     }
 
     /// Tells of a room's end.
-    pub(super) fn tell_finished(
-        &mut self,
-        now: Instant,
-        name: &RoomName,
-        reason: lk::RoomEndReason,
-    ) {
+    pub(super) fn tell_finished(&mut self, now: Instant, name: &RoomId, reason: lk::RoomEndReason) {
         let at_ms = self.wall_ms(now);
         if let Some(room) = self.rooms.get(name) {
             let shown = view::room(&room.summary(name), room.presence.counts());
-            let mut event = Event::new(&shown, "room_finished", "", at_ms);
+            let mut event = Event::new((name, &shown), "room_finished", "", at_ms);
             event.content.room_end_reason = reason as i32;
             self.outputs.push_back(Output::Event(event));
         }
     }
 
     /// Tells of what happened to participants.
-    pub(super) fn tell(&mut self, now: Instant, name: &RoomName, news: Vec<Happening>) {
+    pub(super) fn tell(&mut self, now: Instant, name: &RoomId, news: Vec<Happening>) {
         let at_ms = self.wall_ms(now);
         let Some(room) = self.rooms.get(name).filter(|_| !news.is_empty()) else {
             return;
@@ -112,7 +112,7 @@ impl Core {
         let shown = view::room(&room.summary(name), room.presence.counts());
         let events = news
             .into_iter()
-            .map(|happening| Event::of(&shown, happening, at_ms));
+            .map(|happening| Event::of((name, &shown), happening, at_ms));
         self.outputs.extend(events.map(Output::Event));
     }
 }

@@ -7,7 +7,7 @@ use livekit_protocol as lk;
 use lk::participant_info::State;
 use prost::Message as _;
 use proto::control::{Departure, ParticipantReport, RoomReport};
-use proto::{NodeId, ParticipantSid, RoomName};
+use proto::{NodeId, ParticipantSid, RoomId};
 
 use super::{Core, Output};
 use crate::registry::SessionId;
@@ -244,7 +244,7 @@ impl Core {
         if self.is_deleted(session, &report) {
             return;
         }
-        let name = RoomName::from(report.room.as_str());
+        let name = RoomId::from(report.room.as_str());
         let report = match self.rooms.get(&name) {
             // What came before it is not known; the node soon reports in full.
             Some(room) if report.partial && !room.presence.follows(node, session) => return,

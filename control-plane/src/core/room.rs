@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use livekit_protocol as lk;
 use proto::control::control_message::Message as Down;
 use proto::control::{self, AssignResponse, RoomClosed, RoomReport, RoomSettings, RoomSummary};
-use proto::{NodeId, RoomName, RoomSid};
+use proto::{BadName, NodeId, RoomId, RoomSid, check_name};
 use rand::Rng;
 use rand::distr::Alphanumeric;
 
@@ -30,7 +30,10 @@ const SID_LENGTH_MAX: usize = 64;
 /// Why an edge gets no plan.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AssignError {
-    /// The room's name is empty or too long.
+    /// No room may have this name.
+    #[error("the room's name {0}")]
+    BadName(BadName),
+    /// The room's name is too long.
     #[error("room name has {0} bytes; 1 to {ROOM_NAME_LENGTH_MAX} are allowed")]
     RoomName(usize),
     /// The node is not known, dead, or no edge.
@@ -170,7 +173,7 @@ impl Room {
         self.members.get(node) == Some(&Membership::Doubted)
     }
 
-    fn record(&self, room: &RoomName) -> RoomRecord {
+    fn record(&self, room: &RoomId) -> RoomRecord {
         RoomRecord {
             room: room.clone(),
             sid: self.sid.clone(),
@@ -180,7 +183,7 @@ impl Room {
         }
     }
 
-    fn plan(&self, room: &RoomName, hops: &[Hop]) -> control::RoomPlan {
+    fn plan(&self, room: &RoomId, hops: &[Hop]) -> control::RoomPlan {
         let text = |node: &NodeId| node.to_string();
         let next_hops = hops.iter().map(|hop| control::NextHop {
             edge: text(&hop.edge),
@@ -197,7 +200,7 @@ impl Room {
         }
     }
 
-    fn plan_for(&self, room: &RoomName, node: &NodeId) -> control::RoomPlan {
+    fn plan_for(&self, room: &RoomId, node: &NodeId) -> control::RoomPlan {
         let member = self.members.contains_key(node);
         let hops = self.solution.hops.get(node);
         control::RoomPlan {
@@ -206,7 +209,7 @@ impl Room {
         }
     }
 
-    pub(super) fn summary(&self, room: &RoomName) -> RoomSummary {
+    pub(super) fn summary(&self, room: &RoomId) -> RoomSummary {
         RoomSummary {
             room: room.to_string(),
             room_sid: self.sid.to_string(),
@@ -219,7 +222,7 @@ impl Room {
         }
     }
 
-    fn update(&self, room: &RoomName) -> Update {
+    fn update(&self, room: &RoomId) -> Update {
         let plans = self
             .solution
             .hops
@@ -239,11 +242,12 @@ impl Core {
         &mut self,
         now: Instant,
         node: &NodeId,
-        name: &RoomName,
+        name: &RoomId,
         room_config: &[u8],
     ) -> Result<AssignResponse, AssignError> {
-        let length = name.as_str().len();
-        if length == 0 || length > ROOM_NAME_LENGTH_MAX {
+        check_name(name.name()).map_err(AssignError::BadName)?;
+        let length = name.name().len();
+        if length > ROOM_NAME_LENGTH_MAX {
             return Err(AssignError::RoomName(length));
         }
         let known = self
@@ -291,7 +295,7 @@ impl Core {
     pub(super) fn begin(
         &mut self,
         now: Instant,
-        name: &RoomName,
+        name: &RoomId,
         (sid, settings): (RoomSid, RoomSettings),
     ) {
         let room = Room {
@@ -312,7 +316,7 @@ impl Core {
         self.rooms.insert(name.clone(), room);
     }
 
-    fn join(&mut self, now: Instant, name: &RoomName, node: &NodeId) {
+    fn join(&mut self, now: Instant, name: &RoomId, node: &NodeId) {
         let Some(room) = self.rooms.get_mut(name) else {
             return;
         };
@@ -328,7 +332,7 @@ impl Core {
 
     /// Takes an edge's report into account. False when it is to be ignored.
     pub(super) fn reported(&mut self, now: Instant, node: &NodeId, report: &RoomReport) -> bool {
-        let name = RoomName::from(report.room.as_str());
+        let name = RoomId::from(report.room.as_str());
         let serves = !report.participants.is_empty()
             && self
                 .registry
@@ -340,7 +344,7 @@ impl Core {
         }
         if serves && !self.rooms.contains_key(&name) {
             // We lost the room's record: it lives on under the session id its participants know.
-            let length = name.as_str().len();
+            let length = name.name().len();
             if length == 0 || length > ROOM_NAME_LENGTH_MAX || self.rooms.len() >= ROOMS_MAX {
                 return false;
             }
@@ -381,7 +385,7 @@ impl Core {
     }
 
     /// Whether a room may be where a node is.
-    pub(super) fn resides(&self, name: &RoomName, node: &NodeId) -> bool {
+    pub(super) fn resides(&self, name: &RoomId, node: &NodeId) -> bool {
         let allow = &self.terms(name).allow;
         let node = self.registry.get(node);
         node.is_some_and(|node| allow.permits(&node.hello.region))
@@ -393,7 +397,7 @@ impl Core {
 
     /// An edge's last participant of a room left.
     pub(super) fn room_closed(&mut self, now: Instant, node: &NodeId, closed: &RoomClosed) {
-        let name = &RoomName::from(closed.room.as_str());
+        let name = &RoomId::from(closed.room.as_str());
         let Some(room) = self.rooms.get_mut(name) else {
             return;
         };
@@ -459,7 +463,7 @@ impl Core {
 
     /// Plans a room; when that changes anything, under a new epoch, saved and sent to all concerned. `closed` is an
     /// edge that closed the room itself and need not hear of it.
-    pub(super) fn replan(&mut self, now: Instant, name: &RoomName, closed: Option<&NodeId>) {
+    pub(super) fn replan(&mut self, now: Instant, name: &RoomId, closed: Option<&NodeId>) {
         let Some(room) = self.rooms.get_mut(name) else {
             return;
         };
@@ -467,7 +471,7 @@ impl Core {
         let request = Request {
             room: name,
             members: &members,
-            terms: self.settings.rules.of(name.as_str()),
+            terms: self.settings.rules.of(name),
             previous: room.problem.is_some().then_some(&room.solution.shape),
         };
         let problem = Problem::of(request, &self.topology);
@@ -507,7 +511,7 @@ impl Core {
     }
 
     /// Sends a room's plan again under a new epoch.
-    pub(super) fn plan_again(&mut self, now: Instant, name: &RoomName) {
+    pub(super) fn plan_again(&mut self, now: Instant, name: &RoomId) {
         if let Some(room) = self.rooms.get_mut(name) {
             room.unsent = true;
             self.replan(now, name, None);
@@ -565,14 +569,14 @@ impl Core {
     }
 
     /// Ends a room that nobody came back to.
-    pub(super) fn end_if_empty(&mut self, now: Instant, name: &RoomName) {
+    pub(super) fn end_if_empty(&mut self, now: Instant, name: &RoomId) {
         let due = |room: &&mut Room| room.ends_at.is_some_and(|at| at <= now);
         if self.rooms.get_mut(name).filter(due).is_some() {
             self.end(now, name, lk::RoomEndReason::RoomEndIdleTimeout);
         }
     }
 
-    pub(super) fn end(&mut self, now: Instant, name: &RoomName, reason: lk::RoomEndReason) {
+    pub(super) fn end(&mut self, now: Instant, name: &RoomId, reason: lk::RoomEndReason) {
         self.tell_finished(now, name, reason);
         let Some(room) = self.rooms.get(name) else {
             return;

@@ -129,7 +129,7 @@ impl Mesh {
     }
 
     fn assign(&mut self, node: &str, room: &str) -> Result<RoomPlan, AssignError> {
-        let (node, room) = (NodeId::from(node), RoomName::from(room));
+        let (node, room) = (NodeId::from(node), RoomId::from(room));
         self.input(Input::Assign {
             ticket: Ticket(0),
             node,
@@ -439,7 +439,10 @@ fn what_may_not_be_assigned() {
     let mut mesh = Mesh::new(RoomPolicy::Direct);
     mesh.connect("edge-fra", 1);
     mesh.connect("relay-sin", 1);
-    assert_eq!(mesh.assign("edge-fra", ""), Err(AssignError::RoomName(0)));
+    assert_eq!(
+        mesh.assign("edge-fra", ""),
+        Err(AssignError::BadName(proto::BadName::Empty))
+    );
     let long = "x".repeat(513);
     assert_eq!(
         mesh.assign("edge-fra", &long),

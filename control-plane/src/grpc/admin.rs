@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use proto::RoomId;
 use proto::control::admin_server;
 use proto::control::{
     CreateKeyRequest, CreateKeyResponse, CreateProjectRequest, CreateProjectResponse,
@@ -62,7 +63,7 @@ fn query(request: ExplainRequest) -> Result<Query, Status> {
         parsed.map_err(|_| Status::invalid_argument("an address is not an IP address"))
     };
     Ok(Query {
-        room: filled(request.room),
+        room: filled(request.room).map(RoomId::from),
         address: address(request.address)?,
         resolver: address(request.resolver)?,
         region: filled(request.region),

@@ -37,6 +37,8 @@ pub(super) enum Refusal {
     Store(#[from] Error),
     #[error("{0} is longer than {TEXT_LENGTH_MAX} bytes")]
     TooLong(&'static str),
+    #[error("{0} has a control character in it")]
+    Control(&'static str),
     #[error("a project's id is 1 to {PROJECT_LENGTH_MAX} lower-case letters, digits and '-'")]
     ProjectId,
 }
@@ -45,7 +47,9 @@ pub(super) enum Refusal {
 pub(super) fn status(refusal: Refusal) -> Status {
     let message = refusal.to_string();
     match refusal {
-        Refusal::TooLong(_) | Refusal::ProjectId => Status::invalid_argument(message),
+        Refusal::TooLong(_) | Refusal::Control(_) | Refusal::ProjectId => {
+            Status::invalid_argument(message)
+        }
         Refusal::Store(Error::Exists(_)) => Status::already_exists(message),
         Refusal::Store(Error::Missing(_)) => Status::not_found(message),
         Refusal::Store(_) => Status::unavailable(message),
@@ -208,12 +212,19 @@ fn text(field: &'static str, text: String) -> Result<String, Refusal> {
     if text.len() > TEXT_LENGTH_MAX {
         return Err(Refusal::TooLong(field));
     }
+    // It is shown in terminals.
+    if text.contains(char::is_control) {
+        return Err(Refusal::Control(field));
+    }
     Ok(text)
 }
 
 pub(super) fn by_whom(who: &str) -> Result<By<'_>, Refusal> {
     if who.len() > TEXT_LENGTH_MAX {
         return Err(Refusal::TooLong("by"));
+    }
+    if who.contains(char::is_control) {
+        return Err(Refusal::Control("by"));
     }
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

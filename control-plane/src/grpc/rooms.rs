@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use proto::control::rooms_server;
 use proto::control::{AssignRequest, AssignResponse, PlaceRequest, PlaceResponse};
-use proto::{NodeId, RoomName};
+use proto::{NodeId, RoomId};
 use tonic::{Request, Response, Status};
 
 use crate::actor::{Handle, Stopped};
@@ -34,13 +34,13 @@ impl Rooms {
 
     /// Where a participant belongs; `None` when it is nowhere and only that would do.
     async fn seat(&self, request: &PlaceRequest) -> Result<Option<Edge>, explain::Error> {
-        let PlaceRequest { room, identity, .. } = request;
-        let serving = self.explainer.serving(room, identity).await?;
+        let room = RoomId::from(request.room.as_str());
+        let serving = self.explainer.serving(&room, &request.identity).await?;
         if serving.is_some() || request.serving {
             return Ok(serving);
         }
         let asked = Asked {
-            room: Some(room),
+            room: Some(&room),
             // It is only a hint: one that cannot be read is none.
             address: request.address.parse::<IpAddr>().ok(),
             ..Asked::default()
@@ -63,7 +63,7 @@ impl rooms_server::Rooms for Rooms {
         } = request.into_inner();
         let answer = self
             .handle
-            .assign(NodeId::from(node_id), RoomName::from(room), room_config)
+            .assign(NodeId::from(node_id), RoomId::from(room), room_config)
             .await;
         self.metrics
             .assign_seconds
@@ -94,7 +94,7 @@ impl rooms_server::Rooms for Rooms {
 fn status(error: &AssignError) -> Status {
     let message = error.to_string();
     match error {
-        AssignError::RoomName(_) => Status::invalid_argument(message),
+        AssignError::RoomName(_) | AssignError::BadName(_) => Status::invalid_argument(message),
         AssignError::Node(_) | AssignError::Residency { .. } => {
             Status::failed_precondition(message)
         }

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
+use proto::RoomId;
 use serde::Deserialize;
 
 use super::error::ApiError;
@@ -21,6 +22,8 @@ pub(super) struct Client {
     region: Option<String>,
     #[serde(default)]
     decision: bool,
+    /// Whose room, where a request may be about any.
+    project: Option<String>,
 }
 
 pub(super) async fn room(
@@ -30,9 +33,11 @@ pub(super) async fn room(
     client: Result<Query<Client>, QueryRejection>,
 ) -> Result<Json<RoomExplanation>, ApiError> {
     let Path(room) = path.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    auth::require(&gateway, &headers, |grants| {
+    let client = client.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let scope = auth::require(&gateway, &headers, |grants| {
         grants.room_list || (grants.room_admin && grants.room == room)
     })?;
+    let room = scope.room(&room, client.project.as_deref())?;
     answer(&gateway, Some(room), client).await
 }
 
@@ -41,16 +46,16 @@ pub(super) async fn client(
     headers: HeaderMap,
     client: Result<Query<Client>, QueryRejection>,
 ) -> Result<Json<RoomExplanation>, ApiError> {
+    let client = client.map_err(|error| ApiError::bad_request(error.body_text()))?;
     auth::require(&gateway, &headers, |grants| grants.room_list)?;
     answer(&gateway, None, client).await
 }
 
 async fn answer(
     gateway: &Gateway,
-    room: Option<String>,
-    client: Result<Query<Client>, QueryRejection>,
+    room: Option<RoomId>,
+    Query(client): Query<Client>,
 ) -> Result<Json<RoomExplanation>, ApiError> {
-    let Query(client) = client.map_err(|error| ApiError::bad_request(error.body_text()))?;
     let query = explain::Query {
         room,
         address: client.address,

@@ -1,14 +1,16 @@
 //! Nodes, links and rooms as JSON, for the dashboard and for scripts. Outside of development a token with `roomList`, or
-//! with `roomAdmin` for the room in question, is needed: answers name participants.
+//! with `roomAdmin` for the room in question, is needed: answers name participants. It shows rooms of its key's project.
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
+use proto::RoomId;
 use proto::control::{
     GetRoomResponse, Hello, Link, LinkState, Node, NodeRoom, NodeState, ParticipantReport, Role,
     RoomPlan, RoomSummary,
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
@@ -18,7 +20,7 @@ pub(super) async fn nodes(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    auth::require(&gateway, &headers, |grants| grants.room_list)?;
+    auth::require(&gateway, &headers, |grants| grants.room_list)?.of_operator()?;
     let nodes = gateway.ephemeral.nodes().await?;
     Ok(Json(
         json!({ "nodes": nodes.iter().map(node).collect::<Vec<_>>() }),
@@ -29,7 +31,7 @@ pub(super) async fn links(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    auth::require(&gateway, &headers, |grants| grants.room_list)?;
+    auth::require(&gateway, &headers, |grants| grants.room_list)?.of_operator()?;
     let links = gateway.ephemeral.links().await?;
     Ok(Json(
         json!({ "links": links.iter().map(link).collect::<Vec<_>>() }),
@@ -40,23 +42,35 @@ pub(super) async fn rooms(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    auth::require(&gateway, &headers, |grants| grants.room_list)?;
+    let scope = auth::require(&gateway, &headers, |grants| grants.room_list)?;
     let rooms = gateway.ephemeral.rooms().await?;
+    let shown = rooms
+        .iter()
+        .filter(|room| scope.shows(&RoomId::from(room.room.as_str())));
     Ok(Json(
-        json!({ "rooms": rooms.iter().map(summary).collect::<Vec<_>>() }),
+        json!({ "rooms": shown.map(summary).collect::<Vec<_>>() }),
     ))
+}
+
+/// Which project's room is meant, where a request may be about any.
+#[derive(Debug, Deserialize)]
+pub(super) struct Of {
+    project: Option<String>,
 }
 
 pub(super) async fn room(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
     path: Result<Path<String>, PathRejection>,
+    of: Result<Query<Of>, QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let Path(name) = path.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    auth::require(&gateway, &headers, |grants| {
+    let Query(of) = of.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let scope = auth::require(&gateway, &headers, |grants| {
         grants.room_list || (grants.room_admin && grants.room == name)
     })?;
-    let found = gateway.ephemeral.room(&name).await?;
+    let id = scope.room(&name, of.project.as_deref())?;
+    let found = gateway.ephemeral.room(id.as_str()).await?;
     let GetRoomResponse {
         summary: head,
         nodes,
@@ -143,8 +157,10 @@ fn link(link: &Link) -> Value {
 }
 
 fn summary(room: &RoomSummary) -> Value {
+    let id = RoomId::from(room.room.as_str());
     json!({
-        "room": room.room,
+        "room": id.name(),
+        "project": id.project(),
         "room_sid": room.room_sid,
         "epoch": room.epoch,
         "participants": room.participants,

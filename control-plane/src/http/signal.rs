@@ -8,19 +8,19 @@ use axum::response::{IntoResponse, Response};
 use runtime::tunnel;
 use serde::Deserialize;
 
+use super::auth::{self, Bearer};
 use super::error::ApiError;
-use super::{Gateway, auth, client_address};
+use super::{Gateway, client_address};
 use crate::placement::{Asked, Edge};
-use crate::token::Claims;
 
 /// Hands a signalling request to the chosen edge and its answer back. What comes after an upgrade is copied as it is.
 pub(super) async fn proxy(
     State(gateway): State<Gateway>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let claims = caller(&gateway, request.headers(), request.uri())?;
+    let bearer = caller(&gateway, request.headers(), request.uri())?;
     let address = client_address::of_request(&gateway, &request);
-    let edge = edge_of(&gateway, &claims, address).await?;
+    let edge = edge_of(&gateway, &bearer, address).await?;
     let nothing = HeaderMap::new();
     let forwarded = gateway.edges.forward(&edge.url, request, &nothing);
     forwarded.await.map_err(|error| {
@@ -34,9 +34,9 @@ pub(super) async fn redirect(
     State(gateway): State<Gateway>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let claims = caller(&gateway, request.headers(), request.uri())?;
+    let bearer = caller(&gateway, request.headers(), request.uri())?;
     let address = client_address::of_request(&gateway, &request);
-    let edge = edge_of(&gateway, &claims, address).await?;
+    let edge = edge_of(&gateway, &bearer, address).await?;
     let location = tunnel::location(&edge.url, request.uri());
     let location = location.ok_or_else(|| unavailable("the edge has no usable URL"))?;
     Ok((
@@ -47,7 +47,7 @@ pub(super) async fn redirect(
 }
 
 /// Who wants to be let in. Signalling takes the token in the query as well.
-fn caller(gateway: &Gateway, headers: &HeaderMap, uri: &Uri) -> Result<Claims, ApiError> {
+fn caller(gateway: &Gateway, headers: &HeaderMap, uri: &Uri) -> Result<Bearer, ApiError> {
     #[derive(Deserialize)]
     struct Parameters {
         access_token: Option<String>,
@@ -65,27 +65,28 @@ fn caller(gateway: &Gateway, headers: &HeaderMap, uri: &Uri) -> Result<Claims, A
         let value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| missing())?;
         bearer.insert(header::AUTHORIZATION, value);
     }
-    let claims = auth::bearer(gateway, &bearer)?.ok_or_else(missing)?;
-    if !claims.video.room_join || claims.video.room.is_empty() {
+    let bearer = auth::bearer(gateway, &bearer)?.ok_or_else(missing)?;
+    let grants = &bearer.claims.video;
+    if !grants.room_join || grants.room.is_empty() {
         let text = "the access token does not grant roomJoin for a room";
         return Err(ApiError::Forbidden(text.to_owned()));
     }
-    Ok(claims)
+    Ok(bearer)
 }
 
 /// The edge that serves the participant already, so that a resume finds its session; else the one it is placed at.
 async fn edge_of(
     gateway: &Gateway,
-    claims: &Claims,
+    bearer: &Bearer,
     address: Option<IpAddr>,
 ) -> Result<Edge, ApiError> {
-    let (room, identity) = (&claims.video.room, &claims.sub);
+    let room = bearer.room(&bearer.claims.video.room)?;
     let explainer = &gateway.explainer;
-    if let Some(edge) = explainer.serving(room, identity).await? {
+    if let Some(edge) = explainer.serving(&room, &bearer.claims.sub).await? {
         return Ok(edge);
     }
     let asked = Asked {
-        room: Some(room),
+        room: Some(&room),
         address,
         ..Asked::default()
     };

@@ -11,15 +11,17 @@ use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use geo::lookup::Attribution;
+use proto::{DEFAULT_PROJECT, RoomId, check_name};
 use rand::Rng;
 use rand::distr::Alphanumeric;
 use serde::{Deserialize, Serialize};
 
+use super::Gateway;
+use super::auth::{self, Bearer};
 use super::client_address::client_address;
 use super::error::ApiError;
-use super::{Gateway, auth};
 use crate::placement::{Asked, Placed};
-use crate::token::{self, Claims, Grants, SigningKey, Subject};
+use crate::token::{self, Grants, SigningKey, Subject};
 
 /// Length of names and identities in bytes.
 const NAME_LENGTH_MAX: usize = 512;
@@ -89,6 +91,7 @@ struct Issue {
     grants: Grants,
     valid_for: Duration,
     key: String,
+    room: RoomId,
 }
 
 pub(super) async fn by_query(
@@ -133,16 +136,17 @@ async fn issue(
     caller: Caller<'_>,
     request: TokenRequest,
 ) -> Result<TokenResponse, ApiError> {
-    let claims = auth::bearer(gateway, caller.headers)?;
+    let bearer = auth::bearer(gateway, caller.headers)?;
     let wish = filled(request.region.clone()).filter(|region| region != "auto");
     let Issue {
         subject,
         grants,
         valid_for,
         key,
-    } = authorise(gateway, claims, request)?;
+        room,
+    } = authorise(gateway, bearer, request)?;
     let asked = Asked {
-        room: Some(&grants.room),
+        room: Some(&room),
         address: caller.address,
         wish: wish.as_deref(),
         ..Asked::default()
@@ -169,7 +173,7 @@ async fn issue(
     };
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     gateway.explainer.placer().remember(Placed {
-        room: response.room_name.clone(),
+        room,
         identity: response.participant_identity.clone(),
         at_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
         explanation: placed,
@@ -186,28 +190,27 @@ fn no_key() -> ApiError {
 /// grants, until the same time.
 fn authorise(
     gateway: &Gateway,
-    claims: Option<Claims>,
+    bearer: Option<Bearer>,
     request: TokenRequest,
 ) -> Result<Issue, ApiError> {
     let valid_for = gateway.token_valid;
-    let (room, subject) = wanted(request)?;
-    let Some(claims) = claims else {
-        let key = gateway.keys.first().ok_or_else(no_key)?;
+    let (name, subject) = wanted(request)?;
+    let (project, key, claims) = match bearer {
+        None => {
+            let key = gateway.keys.first().ok_or_else(no_key)?;
+            (DEFAULT_PROJECT.to_owned(), key, None)
+        }
+        Some(Bearer { claims, project }) => (project, claims.iss.clone(), Some(claims)),
+    };
+    let Some(claims) = claims.filter(|claims| !claims.video.room_create) else {
         return Ok(Issue {
             subject,
-            grants: Grants::join(room),
+            room: auth::room(&project, &name)?,
+            grants: Grants::join(name),
             valid_for,
             key,
         });
     };
-    if claims.video.room_create {
-        return Ok(Issue {
-            subject,
-            grants: Grants::join(room),
-            valid_for,
-            key: claims.iss,
-        });
-    }
     let forbidden = |message: &str| Err(ApiError::Forbidden(message.to_owned()));
     if !claims.video.room_join || claims.video.room.is_empty() || claims.sub.is_empty() {
         return forbidden("the token grants neither roomCreate nor roomJoin for a room");
@@ -223,6 +226,7 @@ fn authorise(
         attributes: claims.attributes,
         room_config: claims.room_config,
     };
+    let room = auth::room(&project, &claims.video.room)?;
     let grants = Grants {
         room_create: false,
         room_list: false,
@@ -233,7 +237,8 @@ fn authorise(
         subject,
         grants,
         valid_for: valid_for.min(left),
-        key: claims.iss,
+        key,
+        room,
     })
 }
 
@@ -252,6 +257,8 @@ fn wanted(request: TokenRequest) -> Result<(String, Subject), ApiError> {
             return Err(ApiError::BadRequest(message));
         }
     }
+    check_name(&identity)
+        .map_err(|reason| ApiError::bad_request(format!("participant_identity {reason}")))?;
     let subject = Subject {
         identity,
         name,

@@ -19,9 +19,9 @@ use prost::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::auth::Bearer;
 use super::error::ApiError;
 use super::{Gateway, rate};
-use crate::token::{self, Claims};
 pub(super) use error::{Code, Error};
 
 /// Size of a request's body in bytes: the largest data message, in base64, and room for the rest.
@@ -93,7 +93,7 @@ impl Encoding {
 /// A request whose token is good.
 struct Caller<'a> {
     gateway: &'a Gateway,
-    claims: Claims,
+    bearer: Bearer,
 }
 
 /// A request with its body.
@@ -183,7 +183,7 @@ async fn serve(
     let encoding = Encoding::of(request.headers())?;
     let caller = Caller {
         gateway,
-        claims: verified(gateway, request.headers())?,
+        bearer: verified(gateway, request.headers())?,
     };
     let body = body(request).await?;
     let call = Call { encoding, body };
@@ -192,7 +192,7 @@ async fn serve(
 }
 
 /// The request's token.
-fn verified(gateway: &Gateway, headers: &HeaderMap) -> Result<Claims, Error> {
+fn verified(gateway: &Gateway, headers: &HeaderMap) -> Result<Bearer, Error> {
     let value = headers
         .get(header::AUTHORIZATION)
         .and_then(|v| v.to_str().ok());
@@ -204,10 +204,11 @@ fn verified(gateway: &Gateway, headers: &HeaderMap) -> Result<Claims, Error> {
         let text = "no access token; send it as `Authorization: Bearer …`";
         Error::new(Code::Unauthenticated, text)
     })?;
-    let claims = token::verify(token, |key| gateway.keys.get(key))
+    let bearer = Bearer::verify(&gateway.keys, token)
         .map_err(|error| Error::new(Code::Unauthenticated, error.to_string()))?;
-    gateway.rates.check_key(&claims.iss).map_err(too_many)?;
-    Ok(claims)
+    let key = &bearer.claims.iss;
+    gateway.rates.check_key(key).map_err(too_many)?;
+    Ok(bearer)
 }
 
 fn too_many(error: ApiError) -> Error {
@@ -239,7 +240,7 @@ async fn dispatch(caller: &Caller<'_>, method: &str, call: Call) -> Result<Vec<u
             call.answer(act).await
         }
         "SendData" => {
-            call.answer(async |q| rooms::send_data(caller, &q).await)
+            call.answer(async |q| rooms::send_data(caller, q).await)
                 .await
         }
         "ListParticipants" => {
@@ -251,19 +252,19 @@ async fn dispatch(caller: &Caller<'_>, method: &str, call: Call) -> Result<Vec<u
             call.answer(act).await
         }
         "RemoveParticipant" => {
-            let act = async |q| participants::remove(caller, &q).await;
+            let act = async |q| participants::remove(caller, q).await;
             call.answer(act).await
         }
         "UpdateParticipant" => {
-            let act = async |q| participants::update(caller, &q).await;
+            let act = async |q| participants::update(caller, q).await;
             call.answer(act).await
         }
         "MutePublishedTrack" => {
-            let act = async |q| participants::mute_track(caller, &q).await;
+            let act = async |q| participants::mute_track(caller, q).await;
             call.answer(act).await
         }
         "UpdateSubscriptions" => {
-            let act = async |q| participants::update_subscriptions(caller, &q).await;
+            let act = async |q| participants::update_subscriptions(caller, q).await;
             call.answer(act).await
         }
         "PerformRpc" => {
@@ -271,11 +272,11 @@ async fn dispatch(caller: &Caller<'_>, method: &str, call: Call) -> Result<Vec<u
             call.answer(act).await
         }
         "ForwardParticipant" => {
-            let act = async |q| participants::forward(caller, &q).await;
+            let act = async |q| participants::forward(caller, q).await;
             call.answer(act).await
         }
         "MoveParticipant" => {
-            let act = async |q| participants::relocate(caller, &q).await;
+            let act = async |q| participants::relocate(caller, q).await;
             call.answer(act).await
         }
         _ => Err(Error::new(Code::BadRoute, "no such method")),

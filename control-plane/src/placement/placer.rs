@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use geo::lookup::{Atlas, Attribution};
 use geo::measured::{Measured, Network};
+use proto::RoomId;
 use proto::control::{ClientRtt, GetRoomResponse, Link, Node};
 use runtime::mapped::PrivateMap;
 use serde::{Deserialize, Serialize};
@@ -25,7 +26,7 @@ const RTTS_MAX: usize = 1_024;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Asked<'a> {
     /// The room it wants to join.
-    pub room: Option<&'a str>,
+    pub room: Option<&'a RoomId>,
     /// Its address.
     pub address: Option<IpAddr>,
     /// Address of the name server that asked for it.
@@ -51,7 +52,7 @@ pub struct Moment<'a> {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Placed {
     /// The room.
-    pub room: String,
+    pub room: RoomId,
     /// Whom it was made for.
     pub identity: String,
     /// When, milliseconds since the Unix epoch.
@@ -127,6 +128,7 @@ impl Placer {
             })
             .collect();
         let measured = lock(&self.measured);
+        let nameless = RoomId::from("");
         let question = Question {
             network: asked.address.map(Network::of),
             wish: asked.wish,
@@ -135,7 +137,7 @@ impl Placer {
             people: &people,
             links: moment.links,
             measured: &measured,
-            allow: &self.rules.of(asked.room.unwrap_or_default()).allow,
+            allow: &self.rules.of(asked.room.unwrap_or(&nameless)).allow,
             prices: &self.prices,
             settings: &self.settings,
         };
@@ -154,9 +156,9 @@ impl Placer {
     }
 
     /// The decisions for a room that are remembered, the latest of each identity.
-    pub fn remembered(&self, room: &str) -> Vec<Placed> {
+    pub fn remembered(&self, room: &RoomId) -> Vec<Placed> {
         let kept = lock(&self.placed);
-        let of_room = kept.iter().filter(|placed| placed.room == room);
+        let of_room = kept.iter().filter(|placed| placed.room == *room);
         let latest: BTreeMap<&str, &Placed> = of_room
             .map(|placed| (placed.identity.as_str(), placed))
             .collect();

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::hash::Hasher;
 
-use proto::{NodeId, RoomName};
+use proto::{NodeId, RoomId};
 use serde::{Deserialize, Serialize};
 
 use super::topology::{Role, Topology};
@@ -25,7 +25,7 @@ pub struct Problem {
     /// [`VERSION`].
     pub version: u32,
     /// The room.
-    pub room: RoomName,
+    pub room: RoomId,
     /// How it is to cross the mesh; a region to go through is resolved to a node already.
     pub policy: RoomPolicy,
     /// How much delay a cheaper way may cost.
@@ -105,7 +105,7 @@ pub enum Malformed {
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The room.
-    pub room: &'a RoomName,
+    pub room: &'a RoomId,
     /// Edges that serve it. Those that the topology does not know are planned for all the same: they may be back soon.
     pub members: &'a BTreeSet<NodeId>,
     /// What holds for it.
@@ -217,7 +217,7 @@ impl Problem {
 
 /// The node that a `via` policy names: a node by id, else the room's pick of the relays of that region.
 fn forced(
-    room: &RoomName,
+    room: &RoomId,
     target: &str,
     request: Request<'_>,
     topology: &Topology,
@@ -235,7 +235,7 @@ fn forced(
 
 /// Of the relays of one region the room's own: the one it has, else by rendezvous hashing, so that rooms spread and few
 /// move when a relay goes.
-fn pick(room: &RoomName, relays: &BTreeSet<NodeId>, previous: Option<&Shape>) -> Option<NodeId> {
+fn pick(room: &RoomId, relays: &BTreeSet<NodeId>, previous: Option<&Shape>) -> Option<NodeId> {
     let has = |node: &NodeId| previous.is_some_and(|shape| shape.goes_through(node));
     relays
         .iter()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use proto::{NodeId, RoomName};
+use proto::{NodeId, RoomId};
 
 use super::*;
 use crate::config::RoomPolicy;
@@ -55,7 +55,7 @@ fn problem(
     previous: Option<&Shape>,
 ) -> Problem {
     let request = Request {
-        room: &RoomName::from("R"),
+        room: &RoomId::from("R"),
         members,
         terms,
         previous,
@@ -203,7 +203,7 @@ fn rooms_spread_over_the_relays_of_a_region() {
     let mut rooms_of = BTreeMap::<NodeId, u32>::new();
     for room in 0..1_000 {
         let request = Request {
-            room: &RoomName::from(format!("room-{room}")),
+            room: &RoomId::from(format!("room-{room}")),
             members: &both,
             terms: &via("sin"),
             previous: None,

@@ -2,7 +2,7 @@
 
 use futures_util::future::BoxFuture;
 use proto::control::Hello;
-use proto::{RoomName, RoomSid};
+use proto::{RoomId, RoomSid};
 
 use super::Error;
 use super::audit::By;
@@ -15,7 +15,7 @@ pub struct Session {
     /// The room's session id.
     pub room_sid: RoomSid,
     /// The room's name.
-    pub room: RoomName,
+    pub room: RoomId,
     /// The participant's identity.
     pub identity: proto::Identity,
     /// The participant's name for people.
@@ -32,7 +32,7 @@ pub struct Session {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PastRoom {
     /// Its name.
-    pub room: RoomName,
+    pub room: RoomId,
     /// Its session id.
     pub sid: RoomSid,
     /// Epoch of its last plan.
@@ -69,7 +69,7 @@ pub trait Catalogue {
     fn put_room_config<'a>(
         &'a self,
         project: &'a str,
-        room: &'a RoomName,
+        room: &'a RoomId,
         config: &'a serde_json::Value,
         at_ms: u64,
     ) -> BoxFuture<'a, Result<(), Error>>;
@@ -78,14 +78,14 @@ pub trait Catalogue {
     fn room_config<'a>(
         &'a self,
         project: &'a str,
-        room: &'a RoomName,
+        room: &'a RoomId,
     ) -> BoxFuture<'a, Result<Option<serde_json::Value>, Error>>;
 
     /// Forgets a room's configuration. True when there was one.
     fn drop_room_config<'a>(
         &'a self,
         project: &'a str,
-        room: &'a RoomName,
+        room: &'a RoomId,
     ) -> BoxFuture<'a, Result<bool, Error>>;
 
     /// Sets prices; those of other links stay.
@@ -104,7 +104,7 @@ pub trait Catalogue {
     /// Rooms of a name, the latest first, at most `limit`.
     fn past_rooms<'a>(
         &'a self,
-        room: &'a RoomName,
+        room: &'a RoomId,
         limit: u32,
     ) -> BoxFuture<'a, Result<Vec<PastRoom>, Error>>;
 

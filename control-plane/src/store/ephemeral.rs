@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use proto::control::{
     GetRoomResponse, Link, LinkState, Node, ParticipantReport, RoomPlan, RoomReport, RoomSummary,
 };
-use proto::{NodeId, RoomName};
+use proto::{NodeId, RoomId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -31,7 +31,7 @@ pub enum Update {
         plans: BTreeMap<NodeId, RoomPlan>,
     },
     /// A room ended.
-    RoomEnded(RoomName),
+    RoomEnded(RoomId),
     /// What a node knows of a room.
     Report {
         /// The node.
@@ -44,7 +44,7 @@ pub enum Update {
         /// The node.
         node: NodeId,
         /// The room.
-        room: RoomName,
+        room: RoomId,
     },
     /// All links of a node.
     Links {

@@ -9,7 +9,7 @@ use super::audit::By;
 use crate::config::Secret;
 
 /// The project of keys that come from the configuration.
-pub const DEFAULT_PROJECT: &str = "default";
+pub use proto::DEFAULT_PROJECT;
 
 /// A tenant: its rooms, keys and events are apart from those of others.
 #[derive(Clone, PartialEq, Eq, Debug)]

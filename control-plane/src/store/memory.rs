@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use proto::control::{
     GetRoomResponse, Link, LinkState, Node, NodeRoom, RoomPlan, RoomReport, RoomSummary,
 };
-use proto::{NodeId, RoomName};
+use proto::{NodeId, RoomId};
 use tokio::sync::broadcast;
 
 use super::ephemeral::{Bucket, EVENTS, Event, Rate, Taken, counted};
@@ -30,7 +30,7 @@ pub struct Memory {
 #[derive(Debug, Default)]
 struct State {
     nodes: BTreeMap<NodeId, Node>,
-    rooms: BTreeMap<RoomName, Room>,
+    rooms: BTreeMap<RoomId, Room>,
     links: BTreeMap<NodeId, Vec<LinkState>>,
 }
 
@@ -66,7 +66,7 @@ impl State {
             Update::Room { summary, plans } => {
                 let room = self
                     .rooms
-                    .entry(RoomName::from(summary.room.as_str()))
+                    .entry(RoomId::from(summary.room.as_str()))
                     .or_default();
                 if room.summary.epoch > summary.epoch {
                     return;

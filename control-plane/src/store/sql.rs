@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use proto::{RoomName, RoomSid};
+use proto::{RoomId, RoomSid};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -247,7 +247,7 @@ impl Outcome {
         &mut self,
         run: &mut impl Run,
         sid: RoomSid,
-        room: &RoomName,
+        room: &RoomId,
         saved: Option<u64>,
     ) -> Result<(), Error> {
         if saved.is_some() {
@@ -294,7 +294,7 @@ impl Durable for Sql {
         Box::pin(self.write(changes))
     }
 
-    fn room<'a>(&'a self, room: &'a RoomName) -> BoxFuture<'a, Result<Option<RoomRecord>, Error>> {
+    fn room<'a>(&'a self, room: &'a RoomId) -> BoxFuture<'a, Result<Option<RoomRecord>, Error>> {
         Box::pin(async move {
             let mut connection = self.database.connect().await?;
             let found = rooms::living_of(&mut connection, room).await?;

@@ -2,7 +2,7 @@
 //! room in order.
 
 use futures_util::future::BoxFuture;
-use proto::RoomName;
+use proto::RoomId;
 
 use super::Error;
 
@@ -14,7 +14,7 @@ pub struct Webhook {
     /// What stands for the URL. With the id it names this delivery.
     pub target: String,
     /// The room whose events for a target are kept in order.
-    pub room: RoomName,
+    pub room: RoomId,
     /// Its kind, for example `participant_joined`.
     pub event: String,
     /// The body to be sent, JSON.

@@ -157,9 +157,14 @@ impl Courier {
     async fn send(&self, webhook: &Webhook) -> Result<(), String> {
         let target = self.webhooks.targets.get(&webhook.target);
         let target = target.ok_or("the URL is not configured any more")?;
-        let key = target.key.clone().or_else(|| self.keys.first());
-        let key = key.ok_or("there is no API key")?;
-        let secret = self.keys.get(&key).ok_or("its API key is not valid")?;
+        let of_project = || self.keys.of_project(&target.project);
+        let key = target.key.clone().or_else(of_project);
+        let key = key.ok_or("its project has no API key")?;
+        let found = self.keys.find(&key).ok_or("its API key is not valid")?;
+        let (secret, project) = found;
+        if project != target.project {
+            return Err("its API key is of another project".to_owned());
+        }
         let key = SigningKey {
             key: &key,
             secret: secret.expose(),

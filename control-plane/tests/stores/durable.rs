@@ -11,7 +11,7 @@ use control_plane::store::{
 };
 use lab::services::Postgres;
 use proto::control::Hello;
-use proto::{NodeId, RoomName};
+use proto::{NodeId, RoomId};
 use serde_json::json;
 
 use crate::twin::Twin;
@@ -327,7 +327,7 @@ async fn texts_may_hold_anything(twin: &Twin<'_>) {
 
 async fn rooms_have_configurations(twin: &Twin<'_>) {
     let store = twin.open().await;
-    let name = RoomName::from("R");
+    let name = RoomId::from("R");
     assert_eq!(store.room_config("p", &name).await.expect("reads"), None);
     for config in [json!({"max_participants": 3}), json!({"metadata": "x"})] {
         store

@@ -234,6 +234,7 @@ async fn residency_holds_for_tokens_and_for_edges() {
     let plane = Plane::start(|config| {
         config.room_rules = vec![RoomRule {
             room: "R*".to_owned(),
+            project: None,
             policy: None,
             added_delay_ms: None,
             pair_delay_ms_max: None,

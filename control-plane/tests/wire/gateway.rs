@@ -476,6 +476,7 @@ async fn who_dribbles_a_header_or_says_nothing_is_cut_off() {
         tls: None,
         limits,
         connections: prometheus::IntGauge::new("open", "Connections.").expect("a name"),
+        refused: runtime::http::refusals("refused").expect("a name"),
     };
     let serving = tokio::spawn(runtime::http::serve(
         listener,

@@ -6,11 +6,13 @@
 )]
 
 mod api;
+mod attacks;
 mod drain;
 mod explain;
 mod gateway;
 mod keys;
 mod plane;
+mod projects;
 mod services;
 mod signal;
 mod webhooks;

@@ -74,6 +74,11 @@ impl Plane {
         self.folder
     }
 
+    /// Address of the gRPC services.
+    pub(crate) fn grpc_address(&self) -> std::net::SocketAddr {
+        self.server.grpc_addr()
+    }
+
     pub(crate) async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(self.grpc.clone()).expect("a URL");
         endpoint

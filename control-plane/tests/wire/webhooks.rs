@@ -20,13 +20,13 @@ use crate::plane::{Plane, edge};
 
 /// What a receiver has heard, and how many more requests it turns away.
 #[derive(Default)]
-struct Heard {
+pub(crate) struct Heard {
     events: Vec<Value>,
     refused: usize,
     refuse: usize,
 }
 
-type Shared = Arc<Mutex<Heard>>;
+pub(crate) type Shared = Arc<Mutex<Heard>>;
 
 #[derive(serde::Deserialize)]
 struct Claims {
@@ -57,7 +57,7 @@ async fn receive(State(heard): State<Shared>, headers: HeaderMap, body: Bytes) -
 }
 
 /// A receiver that turns the first requests away, and its URL.
-async fn receiver(refuse: usize) -> (Shared, String) {
+pub(crate) async fn receiver(refuse: usize) -> (Shared, String) {
     let heard = Shared::default();
     heard.lock().expect("not poisoned").refuse = refuse;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
@@ -69,7 +69,7 @@ async fn receiver(refuse: usize) -> (Shared, String) {
     (heard, url)
 }
 
-fn names(heard: &Shared) -> BTreeMap<String, Vec<String>> {
+pub(crate) fn names(heard: &Shared) -> BTreeMap<String, Vec<String>> {
     let mut rooms: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for event in &heard.lock().expect("not poisoned").events {
         let text = |at: &str| {
@@ -89,7 +89,7 @@ async fn every_event_is_told_in_order_though_the_receiver_fails_at_first() {
     let plane = Plane::start(|config| {
         let webhook = |url: &String| Webhook {
             url: url.clone(),
-            key: None,
+            ..Webhook::default()
         };
         config.webhooks = vec![webhook(&flaky_url), webhook(&steady_url)];
         config.empty_room_ms = 200;
@@ -159,7 +159,7 @@ async fn an_event_that_nobody_took_outlives_the_process() {
     let adjust = |config: &mut Config| {
         config.webhooks = vec![Webhook {
             url: url.clone(),
-            key: None,
+            ..Webhook::default()
         }];
     };
     let plane = Plane::start(adjust).await;
@@ -178,7 +178,7 @@ async fn an_event_that_nobody_took_outlives_the_process() {
 }
 
 /// Waits for it: longer than an event that was under way at the end stays with its process.
-async fn until(it_is: impl Fn() -> bool) {
+pub(crate) async fn until(it_is: impl Fn() -> bool) {
     for _ in 0..800 {
         if it_is() {
             return;

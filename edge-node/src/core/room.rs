@@ -26,7 +26,7 @@ use lk::leave_request::Action;
 use lk::signal_response::Message as Response;
 use media::router::{TrackKey, TransportReport};
 use proto::control::RoomSettings;
-use proto::{Identity, NodeId, ParticipantSid, RoomName, RoomSid, TrackSid};
+use proto::{Identity, NodeId, ParticipantSid, RoomId, RoomSid, TrackSid};
 
 use super::session::Now;
 use super::signal;
@@ -210,9 +210,9 @@ pub enum Output {
     /// By that command, a participant that has just left goes on in another room.
     Move(u64, ParticipantSid, Box<Moving>),
     /// A participant of ours is to be shown in another room.
-    Forward(RoomName, Box<Mirror>),
+    Forward(RoomId, Box<Mirror>),
     /// A participant of that room is shown here no more.
-    ForwardEnded(RoomName, ParticipantSid),
+    ForwardEnded(RoomId, ParticipantSid),
     /// A track of another room of this edge is to be had in this one, from other edges too.
     OfferTrack(Arc<Track>),
     /// And no more.
@@ -221,8 +221,8 @@ pub enum Output {
 
 /// What a room is made with.
 pub struct Config {
-    /// Its name.
-    pub name: RoomName,
+    /// Which room it is.
+    pub name: RoomId,
     /// Its session id, the same on all edges.
     pub sid: RoomSid,
     /// When it came to be, milliseconds since the Unix epoch.
@@ -291,9 +291,9 @@ struct Local {
     /// Its client can be told to go elsewhere.
     signals: bool,
     /// The room that it is forwarded from; it has no session here then.
-    forwarded_from: Option<RoomName>,
+    forwarded_from: Option<RoomId>,
     /// Rooms that it is forwarded to, and its session ids there.
-    forwards: BTreeMap<RoomName, ParticipantSid>,
+    forwards: BTreeMap<RoomId, ParticipantSid>,
 }
 
 /// One room.
@@ -546,7 +546,7 @@ impl Room {
             .count();
         lk::Room {
             sid: self.config.sid.to_string(),
-            name: self.config.name.to_string(),
+            name: self.config.name.name().to_owned(),
             creation_time: self.config.created_at_ms / 1000,
             creation_time_ms: self.config.created_at_ms,
             empty_timeout: self.settings.empty_timeout_s,

@@ -8,10 +8,12 @@ mod grants;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use proto::BadName;
 
 pub use claims::{Claims, VideoGrant};
 pub use grants::{Grants, Permissions};
@@ -65,6 +67,14 @@ pub enum Error {
     /// `sub` is missing.
     #[error("access token names no identity; set sub to the participant's identity")]
     NoIdentity,
+    /// A name that nobody may have.
+    #[error("access token's {name} {reason}; choose another one")]
+    BadName {
+        /// Which name.
+        name: &'static str,
+        /// What is wrong with it.
+        reason: BadName,
+    },
     /// A name is over its limit.
     #[error("access token's {name} is longer than {limit} bytes; choose a shorter one")]
     TooLong {
@@ -78,14 +88,31 @@ pub enum Error {
     Signing,
 }
 
-/// Where secrets are looked up.
-pub trait KeyStore {
-    /// The secret of an API key, `None` if there is no such key.
-    fn secret(&self, key: &str) -> Option<String>;
+/// What is known of an API key. Its `Debug` does not show the secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Signs tokens.
+    pub secret: String,
+    /// The project whose rooms its tokens are for.
+    pub project: String,
 }
 
-impl<F: Fn(&str) -> Option<String>> KeyStore for F {
-    fn secret(&self, key: &str) -> Option<String> {
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key")
+            .field("project", &self.project)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where API keys are looked up.
+pub trait KeyStore {
+    /// What is known of an API key, `None` if there is no such key.
+    fn key(&self, key: &str) -> Option<Key>;
+}
+
+impl<F: Fn(&str) -> Option<Key>> KeyStore for F {
+    fn key(&self, key: &str) -> Option<Key> {
         self(key)
     }
 }
@@ -120,7 +147,7 @@ pub fn verify_signature(token: &str, keys: &impl KeyStore) -> Result<Claims, Err
         jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| Error::Malformed {
             reason: "no issuer",
         })?;
-    let secret = keys.secret(&unverified.iss).ok_or(Error::UnknownKey)?;
+    let Key { secret, project } = keys.key(&unverified.iss).ok_or(Error::UnknownKey)?;
     // Times are checked below, by the caller's clock.
     let mut validation = Validation::new(Algorithm::HS256);
     validation.required_spec_claims.clear();
@@ -129,7 +156,10 @@ pub fn verify_signature(token: &str, keys: &impl KeyStore) -> Result<Claims, Err
     let key = DecodingKey::from_secret(secret.as_bytes());
     let decoded = jsonwebtoken::decode::<Claims>(token, &key, &validation)
         .map_err(|error| decode_error(error.kind()))?;
-    Ok(decoded.claims)
+    Ok(Claims {
+        project,
+        ..decoded.claims
+    })
 }
 
 /// Checks a token that is meant for joining a room: [`verify`], then [`Claims::join_grants`].

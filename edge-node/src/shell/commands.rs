@@ -8,7 +8,7 @@ use proto::control::command::Request;
 use proto::control::command_error::Code;
 use proto::control::node_message::Message as ToControl;
 use proto::control::{Command as Order, CommandAnswer, command_answer};
-use proto::{RoomName, RoomSid};
+use proto::{RoomId, RoomSid};
 use relay::drain::Asked;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -27,7 +27,7 @@ pub struct ForRoom {
     /// What is to be done.
     pub command: Box<Command>,
     /// The other room, of a command that is about two.
-    pub destination: Option<RoomName>,
+    pub destination: Option<RoomId>,
 }
 
 /// Hands a command to its room.
@@ -91,7 +91,7 @@ pub(super) fn answer(edge: &SharedEdge, request_id: u64, answer: Answer) {
 }
 
 /// The room of a command, the other room where there is one, and what is to be done.
-fn decode(request: Request) -> Option<(RoomName, Option<RoomName>, Command)> {
+fn decode(request: Request) -> Option<(RoomId, Option<RoomId>, Command)> {
     fn read<T: Message + Default>(bytes: &[u8]) -> Option<T> {
         T::decode(bytes).ok()
     }
@@ -130,7 +130,9 @@ fn decode(request: Request) -> Option<(RoomName, Option<RoomName>, Command)> {
         }
         Request::MoveParticipant(bytes) => {
             let request: lk::MoveParticipantRequest = read(&bytes)?;
-            let destination = RoomName::from(request.destination_room.as_str());
+            // Nobody leaves the project.
+            let room = RoomId::from(request.room.as_str());
+            let destination = room.beside(&request.destination_room).ok()?;
             (
                 request.room.clone(),
                 Some(destination),
@@ -145,5 +147,5 @@ fn decode(request: Request) -> Option<(RoomName, Option<RoomName>, Command)> {
         // These are about the edge itself.
         Request::Drain(_) | Request::Undrain(_) => return None,
     };
-    Some((RoomName::from(room), destination, command))
+    Some((RoomId::from(room), destination, command))
 }

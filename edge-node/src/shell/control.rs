@@ -9,7 +9,7 @@ use media::router::{TrackKey, TransportKey, TransportReport};
 use proto::control::control_message::Message as FromControl;
 use proto::control::node_message::Message as ToControl;
 use proto::control::{ControlMessage, Load, RoomPlan};
-use proto::{ParticipantSid, RoomName};
+use proto::{ParticipantSid, RoomId};
 use relay::control::{LoadMeter, Status, link_report};
 use relay::drain::Drain;
 use relay::{MeshCommand, MeshEvent, MeshHandle, PeerInfo};
@@ -24,6 +24,7 @@ use super::metrics::Metrics;
 use super::room::Mail;
 use super::rooms::Mailbox;
 use crate::core::room::Input;
+use crate::core::token::Key;
 
 /// What an edge reports every second.
 pub fn status(
@@ -69,7 +70,11 @@ pub async fn follow_control(edge: SharedEdge, mut messages: mpsc::Receiver<Contr
                 edge.plane.mesh().command(MeshCommand::SetPeers(peers));
             }
             Some(FromControl::Keys(keys)) => {
-                let keys: Keys = keys.keys.into_iter().map(|k| (k.key, k.secret)).collect();
+                let keys = keys.keys.into_iter().map(|k| {
+                    let (secret, project) = (k.secret, k.project);
+                    (k.key, Key { secret, project })
+                });
+                let keys: Keys = keys.collect();
                 edge.keys.store(Arc::new(keys));
             }
             Some(FromControl::Plan(plan)) => take_plan(&edge, plan),
@@ -80,7 +85,7 @@ pub async fn follow_control(edge: SharedEdge, mut messages: mpsc::Receiver<Contr
 }
 
 fn take_plan(edge: &SharedEdge, plan: RoomPlan) {
-    let name = RoomName::from(plan.room.as_str());
+    let name = RoomId::from(plan.room.as_str());
     if let Some(room) = edge.rooms.find(&name) {
         post(edge, &room, Mail::Plan(Box::new(plan)));
     }
@@ -143,7 +148,7 @@ fn stream_state(edge: &SharedEdge, transport: TransportKey, (track, paused): (Tr
 
 /// Each room gets the reports on its participants as one mail; the last ones are kept for the admin listener.
 fn spread_reports(edge: &SharedEdge, reports: Vec<TransportReport>) {
-    let mut rooms: BTreeMap<RoomName, Vec<(ParticipantSid, TransportReport)>> = BTreeMap::new();
+    let mut rooms: BTreeMap<RoomId, Vec<(ParticipantSid, TransportReport)>> = BTreeMap::new();
     for report in &reports {
         if let Some(owner) = edge.reports.owner(report.transport) {
             let entry = (owner.sid, report.clone());
@@ -159,16 +164,16 @@ fn spread_reports(edge: &SharedEdge, reports: Vec<TransportReport>) {
 fn from_mesh(edge: &SharedEdge, event: MeshEvent) {
     match event {
         MeshEvent::RoomState(state) => {
-            let room = RoomName::from(state.room.as_str());
+            let room = RoomId::from(state.room.as_str());
             to_room(edge, &room, Input::State(state));
         }
         MeshEvent::Speakers(speakers) => {
-            let room = RoomName::from(speakers.room.as_str());
+            let room = RoomId::from(speakers.room.as_str());
             to_room(edge, &room, Input::Speakers(speakers));
         }
         MeshEvent::RoomGone { room, origin } => to_room(edge, &room, Input::Gone(origin)),
         MeshEvent::Data(data) => {
-            let room = RoomName::from(data.room.as_str());
+            let room = RoomId::from(data.room.as_str());
             to_room(edge, &room, Input::Data(data));
         }
         MeshEvent::LinkUp { peer } => {
@@ -202,7 +207,7 @@ fn to_track(edge: &SharedEdge, track: TrackKey, input: Input) {
     }
 }
 
-fn to_room(edge: &SharedEdge, name: &RoomName, input: Input) {
+fn to_room(edge: &SharedEdge, name: &RoomId, input: Input) {
     if let Some(room) = edge.rooms.find(name) {
         post(edge, &room, Mail::Event(Box::new(input)));
     }

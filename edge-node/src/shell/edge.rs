@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use livekit_protocol as lk;
 use media::router::TrackKey;
-use proto::{NodeId, ParticipantSid, RoomName};
+use proto::{NodeId, ParticipantSid, RoomId};
 use relay::drain::Drain;
 use runtime::tunnel::Tunnels;
 use tokio::sync::mpsc;
@@ -20,10 +20,10 @@ use super::room::Mail as RoomMail;
 use super::rooms::Rooms;
 use super::whip::Sessions;
 use crate::core::session::Now;
-use crate::core::token::KeyStore;
+use crate::core::token::{Key, KeyStore};
 
-/// API key → secret.
-pub type Keys = HashMap<String, String>;
+/// What is known of each API key.
+pub type Keys = HashMap<String, Key>;
 
 /// What the tasks of an edge share.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ const PROTOCOL_VERSION: i32 = 17;
 const PROTOCOL_SERVER_VERSION: &str = "1.9.0";
 
 impl KeyStore for Edge {
-    fn secret(&self, key: &str) -> Option<String> {
+    fn key(&self, key: &str) -> Option<Key> {
         self.keys.load().get(key).cloned()
     }
 }
@@ -104,7 +104,7 @@ pub fn unix_s() -> u64 {
 }
 
 /// A further room that shows a track.
-type Sharer = (RoomName, mpsc::Sender<RoomMail>);
+type Sharer = (RoomId, mpsc::Sender<RoomMail>);
 
 /// Which room a track on the media plane belongs to.
 #[derive(Debug, Default)]
@@ -124,13 +124,13 @@ impl Tracks {
     }
 
     /// Another room shows the track too.
-    pub fn share(&self, track: TrackKey, name: RoomName, room: mpsc::Sender<RoomMail>) {
+    pub fn share(&self, track: TrackKey, name: RoomId, room: mpsc::Sender<RoomMail>) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.entry(track).or_default().push((name, room));
     }
 
     /// That room shows it no more.
-    pub fn unshare(&self, track: TrackKey, name: &RoomName) {
+    pub fn unshare(&self, track: TrackKey, name: &RoomId) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(rooms) = shared.get_mut(&track) {
             rooms.retain(|(room, _)| room != name);
@@ -183,11 +183,12 @@ pub fn participant_sid() -> ParticipantSid {
 pub enum OpenError {
     /// The room is not served here and the control plane cannot be asked.
     #[error(
-        "room {room} is not served by this edge and the control plane cannot be reached ({source}); try again shortly"
+        "room {} is not served by this edge and the control plane cannot be reached ({source}); try again shortly",
+        room.name()
     )]
     Control {
         /// Which.
-        room: RoomName,
+        room: RoomId,
         /// Why not.
         source: relay::control::Error,
     },

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use livekit_protocol as lk;
 use proto::control::{PlaceRequest, PlaceResponse};
-use proto::{Identity, RoomName};
+use proto::{Identity, RoomId};
 
 use super::edge::SharedEdge;
 use super::http::Refusal;
@@ -23,7 +23,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Who asks to come in, or back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caller<'a> {
-    pub(super) room: &'a RoomName,
+    pub(super) room: &'a RoomId,
     pub(super) identity: &'a Identity,
     /// The session that is to go on, for one who comes back.
     pub(super) reconnect: Option<&'a Reconnect>,
@@ -74,7 +74,7 @@ pub(super) async fn of(
 /// When it cannot be asked, or knows no place.
 pub(super) async fn ask(
     edge: &SharedEdge,
-    (room, identity): (&RoomName, &Identity),
+    (room, identity): (&RoomId, &Identity),
     address: Option<IpAddr>,
     serving: bool,
 ) -> Result<Option<PlaceResponse>, relay::control::Error> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::{ParticipantSid, RoomName};
+use proto::{ParticipantSid, RoomId};
 use tokio::sync::mpsc;
 
 use super::edge::SharedEdge;
@@ -17,12 +17,12 @@ const TRIES: usize = 3;
 /// One way per room; news goes in order.
 #[derive(Default)]
 pub(super) struct Forwards {
-    ways: BTreeMap<RoomName, mpsc::Sender<Box<Mirror>>>,
+    ways: BTreeMap<RoomId, mpsc::Sender<Box<Mirror>>>,
 }
 
 impl Forwards {
     /// Sends news to a room, which is opened here when it is not yet.
-    pub(super) fn send(&mut self, edge: &SharedEdge, room: RoomName, mirror: Box<Mirror>) {
+    pub(super) fn send(&mut self, edge: &SharedEdge, room: RoomId, mirror: Box<Mirror>) {
         let way = self.ways.entry(room.clone()).or_insert_with(|| {
             let (way, news) = mpsc::channel(WAITING);
             tokio::spawn(carry(edge.clone(), room, news));
@@ -35,7 +35,7 @@ impl Forwards {
     }
 }
 
-async fn carry(edge: SharedEdge, room: RoomName, mut news: mpsc::Receiver<Box<Mirror>>) {
+async fn carry(edge: SharedEdge, room: RoomId, mut news: mpsc::Receiver<Box<Mirror>>) {
     while let Some(mirror) = news.recv().await {
         for _ in 0..TRIES {
             let mailbox = match edge.rooms.enter(&edge, &room, &[]).await {
@@ -54,7 +54,7 @@ async fn carry(edge: SharedEdge, room: RoomName, mut news: mpsc::Receiver<Box<Mi
 }
 
 /// Tells a room that one of its participants is shown elsewhere no more.
-pub(super) fn ended(edge: &SharedEdge, room: &RoomName, sid: ParticipantSid) {
+pub(super) fn ended(edge: &SharedEdge, room: &RoomId, sid: ParticipantSid) {
     let Some(room) = edge.rooms.find(room) else {
         return;
     };

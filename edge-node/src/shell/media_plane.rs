@@ -5,7 +5,6 @@
 //! tie them together: which track is where, who subscribes to it, and who wants which of its streams.
 
 mod dtls;
-mod limits;
 mod mesh_sink;
 mod metrics;
 mod peer;
@@ -23,7 +22,7 @@ use media::router::{
     ReceiveConfig, StreamIndex, SubscriptionConfig, Target, TrackConfig, TrackKey, TransportKey,
     TransportReport,
 };
-use proto::{NodeId, RoomName, TrackSid};
+use proto::{NodeId, RoomId, TrackSid};
 use relay::{MeshEvent, MeshHandle};
 use runtime::shutdown::Shutdown;
 use std::net::{IpAddr, SocketAddr};
@@ -158,7 +157,7 @@ impl MediaPlane {
         &self,
         track: TrackKey,
         from: TransportKey,
-        name: (RoomName, TrackSid),
+        name: (RoomId, TrackSid),
         config: TrackConfig,
     ) {
         self.plane
@@ -166,12 +165,12 @@ impl MediaPlane {
     }
 
     /// A local track is to be had in another room too, under that name.
-    pub fn share_track(&self, track: TrackKey, name: (RoomName, TrackSid)) {
+    pub fn share_track(&self, track: TrackKey, name: (RoomId, TrackSid)) {
         self.plane.change(|wiring| wiring.share_track(track, name));
     }
 
     /// And no more.
-    pub fn unshare_track(&self, track: TrackKey, room: RoomName) {
+    pub fn unshare_track(&self, track: TrackKey, room: RoomId) {
         self.plane
             .change(|wiring| wiring.unshare_track(track, room));
     }
@@ -181,7 +180,7 @@ impl MediaPlane {
     pub fn add_remote_track(
         &self,
         track: TrackKey,
-        (room, track_sid, origin): (RoomName, TrackSid, NodeId),
+        (room, track_sid, origin): (RoomId, TrackSid, NodeId),
         config: TrackConfig,
     ) {
         let name = RemoteName {

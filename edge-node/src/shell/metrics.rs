@@ -25,6 +25,8 @@ pub struct Metrics {
     pub draining: IntGauge,
     /// Clients that were told to go elsewhere.
     pub departures: IntCounter,
+    /// Connections to it that were refused or cut off, by reason.
+    pub http_refused: IntCounterVec,
 }
 
 impl Metrics {
@@ -74,6 +76,7 @@ impl Metrics {
                 "antipode_edge_departures_total",
                 "Clients that were told to go to another edge",
             )?,
+            http_refused: runtime::http::refusals("antipode_edge_http_refused_connections_total")?,
         };
         registry.register(Box::new(metrics.participants.clone()))?;
         registry.register(Box::new(metrics.rooms.clone()))?;
@@ -85,6 +88,7 @@ impl Metrics {
         registry.register(Box::new(metrics.tunnels.clone()))?;
         registry.register(Box::new(metrics.draining.clone()))?;
         registry.register(Box::new(metrics.departures.clone()))?;
+        registry.register(Box::new(metrics.http_refused.clone()))?;
         Ok(metrics)
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use media::router::{
     SubscriptionReport, Target, TrackKey, TransportKey, TransportReport, UplinkReport,
 };
-use proto::{Identity, ParticipantSid, RoomName, TrackSid};
+use proto::{Identity, ParticipantSid, RoomId, TrackSid};
 use serde_json::{Value, json};
 
 use crate::core::session::Peer;
@@ -16,7 +16,7 @@ use crate::core::session::Peer;
 #[derive(Debug, Clone)]
 pub struct Owner {
     /// The room.
-    pub room: RoomName,
+    pub room: RoomId,
     /// The participant.
     pub identity: Identity,
     /// Its session.
@@ -214,7 +214,7 @@ mod tests {
         reports.open(
             key,
             Owner {
-                room: RoomName::from("room"),
+                room: RoomId::from("room"),
                 identity: Identity::from("ann"),
                 sid: ParticipantSid::from("PA_1"),
                 peer: Peer::Subscriber,

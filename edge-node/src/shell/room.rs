@@ -8,7 +8,7 @@ use media::router::TrackKey;
 use proto::control::command_error::Code;
 use proto::control::node_message::Message as ToControl;
 use proto::control::{FlowReport, RoomReport};
-use proto::{Identity, NodeId, ParticipantSid, RoomName, RoomSid};
+use proto::{Identity, NodeId, ParticipantSid, RoomId, RoomSid};
 use relay::{MeshCommand, RoomPlan};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -79,7 +79,7 @@ pub enum Mail {
 ///
 /// # Errors
 /// When the control plane cannot be asked.
-pub async fn open(edge: &SharedEdge, name: &RoomName, config: &[u8]) -> Result<Mailbox, OpenError> {
+pub async fn open(edge: &SharedEdge, name: &RoomId, config: &[u8]) -> Result<Mailbox, OpenError> {
     let assigned = edge.control.assign(name, config).await;
     let assigned = assigned.map_err(|source| OpenError::Control {
         room: name.clone(),
@@ -135,12 +135,12 @@ struct Reporting {
 
 struct Task {
     edge: SharedEdge,
-    name: RoomName,
+    name: RoomId,
     room: Room,
     mailbox: Mailbox,
     sessions: BTreeMap<ParticipantSid, mpsc::Sender<SessionMail>>,
     /// Where participants go that are on their way to another room, by command.
-    moves: BTreeMap<u64, RoomName>,
+    moves: BTreeMap<u64, RoomId>,
     /// Rooms that participants are forwarded to.
     forwards: Forwards,
     /// The room is over, whoever comes next gets another one.

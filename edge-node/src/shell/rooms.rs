@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use proto::RoomName;
+use proto::RoomId;
 use tokio::sync::{OnceCell, mpsc};
 
 use super::edge::{OpenError, SharedEdge};
@@ -20,7 +20,7 @@ const JOIN_TRIES: usize = 3;
 /// Brings a participant into a room, whose mail for it goes to `session`. `None` when the room cannot be entered.
 pub async fn join(
     edge: &SharedEdge,
-    name: &RoomName,
+    name: &RoomId,
     request: impl Fn() -> Join,
     session: mpsc::Sender<SessionMail>,
 ) -> Option<Mailbox> {
@@ -39,7 +39,7 @@ pub async fn join(
 /// Rooms served by this edge.
 #[derive(Debug, Default)]
 pub struct Rooms {
-    open: Mutex<HashMap<RoomName, Arc<OnceCell<Mailbox>>>>,
+    open: Mutex<HashMap<RoomId, Arc<OnceCell<Mailbox>>>>,
 }
 
 impl Rooms {
@@ -51,7 +51,7 @@ impl Rooms {
     pub async fn enter(
         &self,
         edge: &SharedEdge,
-        name: &RoomName,
+        name: &RoomId,
         config: &[u8],
     ) -> Result<Mailbox, OpenError> {
         let cell = {
@@ -68,7 +68,7 @@ impl Rooms {
     }
 
     /// The room's mailbox, when it is served here.
-    pub fn find(&self, name: &RoomName) -> Option<Mailbox> {
+    pub fn find(&self, name: &RoomId) -> Option<Mailbox> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.get(name).and_then(|cell| cell.get().cloned())
     }
@@ -82,7 +82,7 @@ impl Rooms {
     }
 
     /// Takes a room off the list if nothing waits in its mailbox. Under the list's lock, so that nobody gets a mailbox that closes.
-    pub fn close(&self, name: &RoomName, mailbox: &mut mpsc::Receiver<Mail>) -> bool {
+    pub fn close(&self, name: &RoomId, mailbox: &mut mpsc::Receiver<Mail>) -> bool {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if !mailbox.is_empty() {
             return false;
@@ -92,7 +92,7 @@ impl Rooms {
         true
     }
 
-    fn forget_unopened(&self, name: &RoomName) {
+    fn forget_unopened(&self, name: &RoomId) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.get(name).is_some_and(|cell| cell.get().is_none()) {
             open.remove(name);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use livekit_protocol as lk;
 use lk::signal_request::Message as Request;
 use lk::signal_response::Message as Response;
-use proto::{ParticipantSid, RoomName};
+use proto::{ParticipantSid, RoomId};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -60,7 +60,7 @@ pub enum Mail {
 #[derive(Debug)]
 pub struct Relocation {
     /// The other room.
-    pub room: RoomName,
+    pub room: RoomId,
     /// What was known of the participant in the room before.
     pub moving: Box<Moving>,
 }
@@ -94,7 +94,7 @@ enum Ended {
 
 struct Task {
     edge: SharedEdge,
-    room_name: RoomName,
+    room_name: RoomId,
     grants: Grants,
     core: Session,
     peers: BTreeMap<Peer, Transport>,
@@ -449,7 +449,7 @@ impl Task {
     fn fresh_token(&self) -> Option<String> {
         let claims = &self.grants.claims;
         let keys = self.edge.keys.load();
-        let secret = keys.get(&claims.iss)?;
+        let secret = &keys.get(&claims.iss)?.secret;
         let now = std::time::SystemTime::now();
         let token = token::mint(claims, &claims.iss, secret, TOKEN_VALIDITY, now);
         token

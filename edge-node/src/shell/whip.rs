@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use proto::{Identity, RoomName};
+use proto::{Identity, RoomId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::edge;
@@ -49,7 +49,7 @@ pub(super) struct Entry {
     /// Its protocol.
     pub(super) protocol: Protocol,
     /// Its room.
-    pub(super) room: RoomName,
+    pub(super) room: RoomId,
     /// Its participant.
     pub(super) identity: Identity,
     /// Where its task takes orders.
@@ -98,7 +98,7 @@ impl Sessions {
     pub(super) fn open(
         &self,
         protocol: Protocol,
-        room: RoomName,
+        room: RoomId,
         identity: Identity,
     ) -> (String, mpsc::Receiver<Order>) {
         let id = format!("{:016x}{:016x}", edge::random(), edge::random());

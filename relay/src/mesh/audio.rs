@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use media::audio::{Counters, Selector, TalkerKey};
-use proto::RoomName;
+use proto::RoomId;
 use slab::Slab;
 
 use super::peer::PeerKey;
@@ -19,7 +19,7 @@ pub(super) struct Talker {
 
 #[derive(Debug)]
 struct Link {
-    room: RoomName,
+    room: RoomId,
     peer: PeerKey,
     selector: Selector,
 }
@@ -30,7 +30,7 @@ pub(super) struct Voices {
     /// Tracks of a room on a link at a time; 0 = all.
     streams: u16,
     links: Slab<Link>,
-    by_name: BTreeMap<(RoomName, PeerKey), usize>,
+    by_name: BTreeMap<(RoomId, PeerKey), usize>,
     /// What rooms counted that are gone.
     before: BTreeMap<PeerKey, Counters>,
 }
@@ -46,7 +46,7 @@ impl Voices {
     }
 
     /// An audio track is bound towards a neighbour; `None` when there is no limit.
-    pub(super) fn add(&mut self, room: &RoomName, peer: PeerKey) -> Option<Talker> {
+    pub(super) fn add(&mut self, room: &RoomId, peer: PeerKey) -> Option<Talker> {
         if self.streams == 0 {
             return None;
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use media::router::{SenderClock, StreamIndex, TrackKey};
-use proto::{NodeId, RegionId, RoomName, TrackSid};
+use proto::{NodeId, RegionId, RoomId, TrackSid};
 
 /// What a node of the mesh does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,7 +72,7 @@ impl PeerInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoomPlan {
     /// The room.
-    pub room: RoomName,
+    pub room: RoomId,
     /// A plan replaces one with a lower epoch; others are ignored.
     pub epoch: u64,
     /// Edges that serve the room; empty when the room ended.
@@ -100,7 +100,7 @@ impl From<&proto::control::RoomPlan> for RoomPlan {
             backup: (!hop.backup.is_empty()).then(|| NodeId::from(hop.backup.as_str())),
         });
         Self {
-            room: RoomName::from(plan.room.as_str()),
+            room: RoomId::from(plan.room.as_str()),
             epoch: plan.epoch,
             members: plan
                 .members
@@ -120,20 +120,20 @@ pub enum MeshCommand {
     /// A room's plan; ignored unless its epoch is above the one known.
     SetPlan(RoomPlan),
     /// This node has no part in the room any more.
-    ForgetRoom(RoomName),
+    ForgetRoom(RoomId),
     /// This edge's state of a room. The mesh fills in the origin and destinations, sends it to every other member, and again in full
     /// to new members and after a link came up.
     RoomState(proto::link::RoomState),
     /// Who speaks at this edge. The mesh fills in the origin and destinations.
     Speakers(proto::link::Speakers),
     /// This edge serves the room no more; tell the others.
-    RoomGone(RoomName),
+    RoomGone(RoomId),
     /// A data message of a local participant. Without destinations it goes to every other member.
     Data(proto::link::Data),
     /// A track that is published here. The same one may be published in further rooms.
     Publish {
         /// Its room.
-        room: RoomName,
+        room: RoomId,
         /// Its id in the mesh.
         track_sid: TrackSid,
         /// Its key on this node.
@@ -152,7 +152,7 @@ pub enum MeshCommand {
         /// The track.
         track: TrackKey,
         /// That room; `None`: it has ended.
-        room: Option<RoomName>,
+        room: Option<RoomId>,
     },
     /// The publisher's clock of a track published here.
     SenderReport {
@@ -166,7 +166,7 @@ pub enum MeshCommand {
     /// Streams of a remote track that local subscribers want.
     Demand {
         /// Its room.
-        room: RoomName,
+        room: RoomId,
         /// Its id in the mesh.
         track_sid: TrackSid,
         /// The edge it is published at.
@@ -218,7 +218,7 @@ pub enum MeshEvent {
     /// Another edge serves the room no more: it said so, or left the plan.
     RoomGone {
         /// The room.
-        room: RoomName,
+        room: RoomId,
         /// The edge.
         origin: NodeId,
     },

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use proto::link::link_message::Message;
 use proto::link::{BindFlow, SenderReport, UnbindFlow};
-use proto::{RoomName, TrackSid};
+use proto::{RoomId, TrackSid};
 
 use super::Mesh;
 use super::left_out::LeftOut;
@@ -127,7 +127,7 @@ impl Mesh {
     /// A neighbour names a flow that it will send.
     pub(super) fn handle_bind(&mut self, now: Instant, from: PeerKey, message: BindFlow) {
         let name = (
-            RoomName::from(message.room),
+            RoomId::from(message.room),
             TrackSid::from(message.track_sid),
         );
         let Some(&index) = self.by_sid.get(&name) else {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use proto::link::link_message::Message;
 use proto::link::{Data, RoomGone, RoomState, Speakers};
-use proto::{NodeId, RoomName};
+use proto::{NodeId, RoomId};
 
 use super::command::{MeshEvent, NextHop, RoomPlan};
 use super::peer::PeerKey;
@@ -67,7 +67,7 @@ impl Mesh {
         self.refresh_room(now, &plan.room);
     }
 
-    pub(super) fn forget_room(&mut self, now: Instant, name: &RoomName) {
+    pub(super) fn forget_room(&mut self, now: Instant, name: &RoomId) {
         if let Some(room) = self.rooms.get_mut(name) {
             room.epoch = 0;
             room.members.clear();
@@ -80,7 +80,7 @@ impl Mesh {
 
     /// Works out next hops anew. Members that are reached another way than before get all state again, since what was on
     /// the old way may be lost; tracks change upstream.
-    pub(super) fn refresh_room(&mut self, now: Instant, name: &RoomName) {
+    pub(super) fn refresh_room(&mut self, now: Instant, name: &RoomId) {
         let Some(room) = self.rooms.get(name) else {
             return;
         };
@@ -119,13 +119,13 @@ impl Mesh {
     }
 
     pub(super) fn refresh_rooms(&mut self, now: Instant) {
-        let names: Vec<RoomName> = self.rooms.keys().cloned().collect();
+        let names: Vec<RoomId> = self.rooms.keys().cloned().collect();
         for name in names {
             self.refresh_room(now, &name);
         }
     }
 
-    pub(super) fn drop_empty_room(&mut self, name: &RoomName) {
+    pub(super) fn drop_empty_room(&mut self, name: &RoomId) {
         if self.rooms.get(name).is_some_and(Room::is_empty) {
             self.rooms.remove(name);
         }
@@ -154,7 +154,7 @@ impl Mesh {
     /// Splits destinations by next hop. What came from a peer does not go back to it.
     fn by_hop<'a>(
         &self,
-        name: &RoomName,
+        name: &RoomId,
         destinations: impl IntoIterator<Item = &'a NodeId>,
         from: Option<PeerKey>,
     ) -> BTreeMap<PeerKey, Vec<String>> {
@@ -179,7 +179,7 @@ impl Mesh {
 
     /// Whether something of `origin` may be passed on when it comes from this peer: only along the tree that our own plan
     /// sees, so that differing plans make no circles.
-    fn on_the_way(&self, name: &RoomName, origin: &str, from: PeerKey) -> bool {
+    fn on_the_way(&self, name: &RoomId, origin: &str, from: PeerKey) -> bool {
         let Some(peer) = self.peers.get(from.0) else {
             return false;
         };
@@ -189,7 +189,7 @@ impl Mesh {
                 .is_some_and(|hop| hop.via == peer.node || hop.backup.as_ref() == Some(&peer.node))
     }
 
-    fn send_state(&mut self, name: &RoomName, state: &RoomState, destinations: &[NodeId]) {
+    fn send_state(&mut self, name: &RoomId, state: &RoomState, destinations: &[NodeId]) {
         for (peer, destinations) in self.by_hop(name, destinations, None) {
             let state = RoomState {
                 destinations,
@@ -200,7 +200,7 @@ impl Mesh {
     }
 
     /// The other members of a room.
-    fn others(&self, name: &RoomName) -> Vec<NodeId> {
+    fn others(&self, name: &RoomId) -> Vec<NodeId> {
         let members = self.rooms.get(name).map(|room| room.members.iter());
         members
             .into_iter()
@@ -212,7 +212,7 @@ impl Mesh {
 
     /// This edge's own state.
     pub(super) fn publish_state(&mut self, mut state: RoomState) {
-        let name = RoomName::from(state.room.as_str());
+        let name = RoomId::from(state.room.as_str());
         state.origin = self.config.node.as_str().to_owned();
         let others = self.others(&name);
         self.send_state(&name, &state, &others);
@@ -222,7 +222,7 @@ impl Mesh {
 
     /// Who speaks here.
     pub(super) fn publish_speakers(&mut self, mut speakers: Speakers) {
-        let name = RoomName::from(speakers.room.as_str());
+        let name = RoomId::from(speakers.room.as_str());
         speakers.origin = self.config.node.as_str().to_owned();
         let others = self.others(&name);
         self.send_speakers(&name, &speakers, (&others, None));
@@ -230,7 +230,7 @@ impl Mesh {
     }
 
     pub(super) fn handle_speakers(&mut self, from: PeerKey, speakers: &Speakers) {
-        let name = RoomName::from(speakers.room.as_str());
+        let name = RoomId::from(speakers.room.as_str());
         if speakers.origin == self.config.node.as_str() {
             return;
         }
@@ -249,7 +249,7 @@ impl Mesh {
 
     fn send_speakers(
         &mut self,
-        name: &RoomName,
+        name: &RoomId,
         speakers: &Speakers,
         (destinations, from): (&[NodeId], Option<PeerKey>),
     ) {
@@ -263,7 +263,7 @@ impl Mesh {
     }
 
     /// Whoever gets the state again is to hear of these speakers.
-    fn keep_speakers(&mut self, name: &RoomName, speakers: &Speakers) {
+    fn keep_speakers(&mut self, name: &RoomId, speakers: &Speakers) {
         let origin = NodeId::from(speakers.origin.as_str());
         let room = self.rooms.get_mut(name);
         let state = room.and_then(|room| room.states.get_mut(&origin));
@@ -273,7 +273,7 @@ impl Mesh {
     }
 
     /// This edge leaves the room.
-    pub(super) fn publish_gone(&mut self, name: &RoomName) {
+    pub(super) fn publish_gone(&mut self, name: &RoomId) {
         let gone = RoomGone {
             room: name.as_str().to_owned(),
             origin: self.config.node.as_str().to_owned(),
@@ -296,7 +296,7 @@ impl Mesh {
     }
 
     pub(super) fn handle_state(&mut self, from: PeerKey, state: RoomState) {
-        let name = RoomName::from(state.room.as_str());
+        let name = RoomId::from(state.room.as_str());
         let origin = NodeId::from(state.origin.as_str());
         if origin == self.config.node {
             return;
@@ -344,7 +344,7 @@ impl Mesh {
     }
 
     pub(super) fn handle_gone(&mut self, from: PeerKey, gone: &RoomGone) {
-        let name = RoomName::from(gone.room.as_str());
+        let name = RoomId::from(gone.room.as_str());
         let origin = NodeId::from(gone.origin.as_str());
         if origin == self.config.node {
             return;
@@ -377,7 +377,7 @@ impl Mesh {
     }
 
     /// Drops an edge's replica and says so.
-    fn forget_state(&mut self, name: &RoomName, origin: &NodeId) {
+    fn forget_state(&mut self, name: &RoomId, origin: &NodeId) {
         if let Some(room) = self.rooms.get_mut(name)
             && room.states.remove(origin).is_some()
         {
@@ -390,7 +390,7 @@ impl Mesh {
 
     /// A data message of a local participant.
     pub(super) fn publish_data(&mut self, now: Instant, mut data: Data) {
-        let name = RoomName::from(data.room.as_str());
+        let name = RoomId::from(data.room.as_str());
         data.origin = self.config.node.as_str().to_owned();
         let destinations = if data.destinations.is_empty() {
             self.others(&name)
@@ -416,7 +416,7 @@ impl Mesh {
         if data.origin == self.config.node.as_str() {
             return;
         }
-        let name = RoomName::from(data.room.as_str());
+        let name = RoomId::from(data.room.as_str());
         let destinations: Vec<NodeId> = data
             .destinations
             .iter()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::{NodeId, RoomName, TrackSid};
+use proto::{NodeId, RoomId, TrackSid};
 
 /// Counters and estimates of the link to one peer. Counters go on over reconnects.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ pub struct LinkStats {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowStats {
     /// Its room.
-    pub room: RoomName,
+    pub room: RoomId,
     /// Its id.
     pub track: TrackSid,
     /// Bit n: simulcast stream n is sent.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use media::router::TrackKey;
 use proto::link::Subscribe;
 use proto::link::link_message::Message;
-use proto::{NodeId, RoomName, TrackSid};
+use proto::{NodeId, RoomId, TrackSid};
 
 use super::Mesh;
 use super::command::{MeshCommand, MeshEvent};
@@ -23,7 +23,7 @@ const HOPS_MAX: usize = 3;
 const LEAVING_MAX: Duration = Duration::from_secs(2);
 
 impl Mesh {
-    fn track_or_new(&mut self, room: RoomName, sid: TrackSid, origin: NodeId) -> usize {
+    fn track_or_new(&mut self, room: RoomId, sid: TrackSid, origin: NodeId) -> usize {
         let name = (room.clone(), sid.clone());
         if let Some(&index) = self.by_sid.get(&name) {
             return index;
@@ -76,7 +76,7 @@ impl Mesh {
         self.refresh_track(now, index);
     }
 
-    pub(super) fn unpublish(&mut self, now: Instant, key: TrackKey, room: Option<&RoomName>) {
+    pub(super) fn unpublish(&mut self, now: Instant, key: TrackKey, room: Option<&RoomId>) {
         let Some(places) = self.published.get(&key) else {
             return;
         };
@@ -182,7 +182,7 @@ impl Mesh {
 
     /// A neighbour asks for a track. Circles and paths that are too long are refused.
     pub(super) fn handle_subscribe(&mut self, now: Instant, from: PeerKey, message: Subscribe) {
-        let room = RoomName::from(message.room.as_str());
+        let room = RoomId::from(message.room.as_str());
         let sid = TrackSid::from(message.track_sid.as_str());
         let origin = NodeId::from(message.origin.as_str());
         let [low, ..] = message.layers.to_le_bytes();

@@ -169,7 +169,7 @@ fn circles_and_long_paths_are_refused() {
     // Plans that contradict each other: r sends to s, s to t, t to r.
     for (name, via) in [("b", "r"), ("r", "s"), ("s", "t"), ("t", "r")] {
         let plan = RoomPlan {
-            room: RoomName::from(ROOM),
+            room: RoomId::from(ROOM),
             epoch: 1,
             members: vec![NodeId::from("a"), NodeId::from("b")],
             next_hops: vec![NextHop {
@@ -318,7 +318,7 @@ fn room_state_reaches_all_once_and_again_in_full_when_it_must() {
     net.command("a", MeshCommand::RoomState(state(1)));
     net.run(100);
     assert_eq!(net.states("b"), []);
-    net.command("a", MeshCommand::RoomGone(RoomName::from(ROOM)));
+    net.command("a", MeshCommand::RoomGone(RoomId::from(ROOM)));
     net.run(100);
     let gone = |events: Vec<MeshEvent>| {
         events

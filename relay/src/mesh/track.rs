@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use media::packet::LayerMeta;
 use media::router::{SenderClock, StreamIndex, TrackKey};
-use proto::{NodeId, RoomName, TrackSid};
+use proto::{NodeId, RoomId, TrackSid};
 
 use super::audio::Talker;
 use super::left_out::LeftOut;
@@ -130,7 +130,7 @@ impl KeyframeWant {
 
 #[derive(Debug)]
 pub(super) struct Track {
-    pub(super) room: RoomName,
+    pub(super) room: RoomId,
     pub(super) sid: TrackSid,
     pub(super) origin: NodeId,
     pub(super) publication: Option<Publication>,
@@ -152,7 +152,7 @@ pub(super) struct Track {
 }
 
 impl Track {
-    pub(super) fn new(room: RoomName, sid: TrackSid, origin: NodeId) -> Self {
+    pub(super) fn new(room: RoomId, sid: TrackSid, origin: NodeId) -> Self {
         Self {
             room,
             sid,

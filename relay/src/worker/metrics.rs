@@ -147,6 +147,11 @@ impl Metrics {
         })
     }
 
+    /// Somebody was refused before it was known who that is.
+    pub(super) fn refuse(&self, reason: &str) {
+        self.refused.with_label_values(&[reason]).inc();
+    }
+
     /// Adds what happened since the call before.
     pub(super) fn update(
         &mut self,

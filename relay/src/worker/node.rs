@@ -1,6 +1,6 @@
 //! The worker's thread: owns the core, hands it what the sessions and other threads bring, and carries out what it says.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::rc::Rc;
@@ -122,7 +122,9 @@ async fn serve(node: &Rc<Node>, mut ends: Ends, mut metrics: Metrics) {
             }
             incoming = node.endpoint.accept() => {
                 let Some(incoming) = incoming else { return };
-                tokio::task::spawn_local(Rc::clone(node).accept(incoming));
+                if let Some(reason) = node.receive(incoming) {
+                    metrics.refuse(reason);
+                }
             }
             _ = stats.tick() => {
                 node.expire_peers();
@@ -145,6 +147,8 @@ pub(super) struct Node {
     pub(super) endpoint: Endpoint,
     pub(super) client: ClientConfig,
     rearm: Notify,
+    /// Links that nodes are making with us now.
+    pub(super) handshakes: Cell<usize>,
     state: RefCell<State>,
 }
 
@@ -191,6 +195,7 @@ impl Node {
             endpoint,
             client,
             rearm: Notify::new(),
+            handshakes: Cell::new(0),
             state: RefCell::new(state),
         }
     }

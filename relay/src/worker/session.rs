@@ -24,6 +24,10 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// How long a handshake may take: several round trips of the longest path.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Handshakes going on at a time. A mesh that starts anew has one per node, and those refused come again.
+const HANDSHAKES_MAX: usize = 64;
+/// Of those, with who has not shown yet that it is where it says.
+const HANDSHAKES_UNPROVEN: usize = 16;
 /// Messages waiting for the control stream; a neighbour that lets more pile up is cut off.
 const CONTROL_QUEUE: usize = 16_384;
 /// Messages of one participant waiting for their stream; then new ones are dropped.
@@ -131,7 +135,31 @@ impl Node {
     }
 
     /// Answers a neighbour that dials.
-    pub(super) async fn accept(self: Rc<Self>, incoming: quinn::Incoming) {
+    /// Somebody wants to make a link; why it is refused. Handshakes cost signatures, on the thread that media waits for: while
+    /// many are going on, others have to show first that they are where they say (RFC 9000 section 8.1.2).
+    pub(super) fn receive(self: &Rc<Self>, incoming: quinn::Incoming) -> Option<&'static str> {
+        let open = self.handshakes.get();
+        if open >= HANDSHAKES_MAX {
+            incoming.refuse();
+            return Some("handshake_limit");
+        }
+        if open >= HANDSHAKES_UNPROVEN
+            && incoming.may_retry()
+            && !incoming.remote_address_validated()
+        {
+            let retried = incoming.retry();
+            return Some(retried.map_or("handshake_limit", |()| "unproven_address"));
+        }
+        self.handshakes.set(open + 1);
+        let node = Rc::clone(self);
+        spawn_local(async move {
+            Rc::clone(&node).accept(incoming).await;
+            node.handshakes.set(node.handshakes.get().saturating_sub(1));
+        });
+        None
+    }
+
+    async fn accept(self: Rc<Self>, incoming: quinn::Incoming) {
         let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, async {
             let connection = incoming.await?;
             let name = endpoint::peer_name(&connection);

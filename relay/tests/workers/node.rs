@@ -9,7 +9,7 @@ use media::packet::{Codec, Extensions, Head, LayerMeta, PacketRef, Pool};
 use media::router::{StreamIndex, TrackKey};
 use prometheus::Registry;
 use proto::link::RoomState;
-use proto::{NodeId, RegionId, RoomName, TrackSid};
+use proto::{NodeId, RegionId, RoomId, TrackSid};
 use relay::worker::{self, spawn};
 use relay::{MeshCommand, MeshEvent, MeshHandle, MeshSink, NextHop, PeerInfo, Role, RoomPlan};
 use runtime::tls::{Authority, Credentials, NodeName};
@@ -219,7 +219,7 @@ pub(crate) fn plan(nodes: &[&Node], edges: &[&str], via: &str) {
             }
         });
         node.handle.command(MeshCommand::SetPlan(RoomPlan {
-            room: RoomName::from("room"),
+            room: RoomId::from("room"),
             epoch: 1,
             members: edges.iter().map(|edge| NodeId::from(*edge)).collect(),
             next_hops: next_hops.collect(),
@@ -229,7 +229,7 @@ pub(crate) fn plan(nodes: &[&Node], edges: &[&str], via: &str) {
 
 pub(crate) fn publish(node: &Node, sid: &str, key: u32, audio: bool) {
     node.handle.command(MeshCommand::Publish {
-        room: RoomName::from("room"),
+        room: RoomId::from("room"),
         track_sid: TrackSid::from(sid),
         track: TrackKey(key),
         audio,
@@ -241,7 +241,7 @@ pub(crate) fn publish(node: &Node, sid: &str, key: u32, audio: bool) {
 
 pub(crate) fn demand(node: &Node, sid: &str, origin: &str, key: u32, streams: u8) {
     node.handle.command(MeshCommand::Demand {
-        room: RoomName::from("room"),
+        room: RoomId::from("room"),
         track_sid: TrackSid::from(sid),
         origin: NodeId::from(origin),
         track: TrackKey(key),

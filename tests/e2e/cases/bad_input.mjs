@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { gzipSync } from 'node:zlib';
 import { check, round, sleep } from '../lib/check.mjs';
 import { OPCODE, frame, openTcp, sendBadDatagrams, sendBadStreams, upgrade } from '../lib/hostile.mjs';
 import { residentBytes } from '../lib/mesh.mjs';
@@ -27,6 +28,9 @@ async function refuseTokens(t, port) {
     foreign_secret: mintToken({ key: t.mesh.credentials.key, secret: 'guess' }, good),
     unsigned: `${none}.${payload}.`,
     no_room_join: t.mesh.token({ ...good, grants: { roomJoin: false } }),
+    line_in_room: t.mesh.token({ ...good, room: `${t.room}\r\nSet-Cookie: a=b` }),
+    nul_in_room: t.mesh.token({ ...good, room: `${t.room}\0` }),
+    escape_in_identity: t.mesh.token({ ...good, identity: '\u001b[2Jmallory' }),
     not_yet: t.mesh.token({ ...good, claims: { nbf: Math.floor(Date.now() / 1000) + 7200 } }),
   };
   const statuses = {};
@@ -40,6 +44,79 @@ async function refuseTokens(t, port) {
     }
   }
   return statuses;
+}
+
+/** Texts that would do harm as a part of a statement, a path or a template are names like others. */
+async function keepTexts(t, port) {
+  const texts = ["'; DROP TABLE rooms; --", "x' OR '1'='1", '../../etc/passwd', '${jndi:ldap://x/y}', '<script>alert(1)</script>', '%00%0d%0a', 'acme/other'];
+  for (const text of texts) {
+    const token = t.mesh.token({ room: text, identity: text, name: `${text}\r\nX-Evil: 1`, claims: { metadata: `${text}\0` } });
+    const { socket, status } = await upgrade(port, `/rtc?access_token=${token}&protocol=16`);
+    check(status === 101, `the room and identity ${text} were answered ${status}`);
+    socket.destroy();
+  }
+  const authorization = `Bearer ${t.mesh.token({ room: t.room, identity: 'server', grants: { roomList: true, roomCreate: true, roomAdmin: true } })}`;
+  const call = (method, request) =>
+    fetch(new URL(`/twirp/livekit.RoomService/${method}`, t.mesh.http), {
+      method: 'POST',
+      headers: { authorization, 'content-type': 'application/json' },
+      body: JSON.stringify(request),
+    });
+  for (const text of texts) check((await call('CreateRoom', { name: `${text}!`, metadata: text })).ok, `no room could be called ${text}!`);
+  const { rooms } = await (await call('ListRooms', {})).json();
+  for (const text of texts) check(rooms.some((one) => one.name === `${text}!` && one.metadata === text), `${text}! is not listed as it is`);
+  const refused = await call('CreateRoom', { name: 'two\r\nlines' });
+  check(refused.status === 400, `a name of two lines was answered ${refused.status}`);
+  return { taken: texts.length, two_lines: refused.status };
+}
+
+/** A body without an end, sent as fast as it is taken but not beyond 32 MiB; the answer's status, or how it ended. */
+async function sendEndless(port, token) {
+  const socket = await openTcp(port);
+  socket.removeAllListeners('error').on('error', () => {});
+  let answer;
+  socket.on('data', (data) => (answer ??= Number(/^HTTP\/1\.1 (\d+)/.exec(data.toString('latin1'))?.[1] ?? 0)));
+  let closed = false;
+  socket.on('close', () => (closed = true));
+  socket.write(`POST /whip HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/sdp\r\nTransfer-Encoding: chunked\r\n\r\n`);
+  const chunk = Buffer.concat([Buffer.from('10000\r\n'), Buffer.alloc(65_536, 97), Buffer.from('\r\n')]);
+  for (let sent = 0; sent < 512 && !closed && answer === undefined; sent += 1) {
+    if (socket.writableLength < MIB) socket.write(chunk);
+    await sleep(10);
+  }
+  await sleep(300);
+  socket.destroy();
+  return answer ?? (closed ? 'closed' : 'open');
+}
+
+/** Bodies and query strings far beyond what anybody needs. */
+async function sendHuge(t, port) {
+  const token = t.mesh.token({ room: t.room, identity: 'mallory' });
+  const whip = (body, headers = {}) =>
+    fetch(`http://127.0.0.1:${port}/whip`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${token}`, 'content-type': 'application/sdp', ...headers },
+      body,
+      duplex: 'half',
+      signal: AbortSignal.timeout(15_000),
+    }).then((answer) => answer.status, () => 'closed');
+  const bomb = gzipSync(Buffer.alloc(32 * MIB)).toString('base64url');
+  const query = async (text) => {
+    const { socket, status } = await upgrade(port, `/rtc/v1?access_token=${token}&join_request=${text}`);
+    socket.destroy();
+    return status;
+  };
+  const answers = {
+    whip_huge: await whip(Buffer.alloc(8 * MIB, 97)),
+    whip_endless: await sendEndless(port, token),
+    whip_many_lines: await whip('v=0\r\n'.repeat(40_000)),
+    query_huge: await query('a'.repeat(400_000)),
+    query_bomb: await query(bomb),
+  };
+  for (const [name, status] of Object.entries(answers)) {
+    check(['closed', 0].includes(status) || (status >= 400 && status < 500), `the edge answered ${name} with ${status}`);
+  }
+  return answers;
 }
 
 /** Who may not publish cannot, and who may not subscribe gets nothing. */
@@ -148,6 +225,8 @@ export default {
     const statuses = await refuseTokens(t, port);
     const grants = await honourGrants(t, people);
     const gateway = await askGateway(t);
+    const texts = await keepTexts(t, port);
+    const huge = await sendHuge(t, port);
     const closed = await breakSockets(t, port);
     const { tcp, udp } = listeningPorts(edge.pid);
     const links = t.mesh.relays.flatMap((relay) => listeningPorts(relay.pid).udp);
@@ -163,6 +242,6 @@ export default {
     check(grown <= RSS_GROWTH_MAX, `the edge has grown by ${round(grown / MIB)} MiB`);
     const upset = people.flatMap((one) => one.events).filter((one) => ['disconnected', 'reconnecting'].includes(one.event));
     check(upset.length === 0, `the running call was disturbed: ${JSON.stringify(upset)}`);
-    return { statuses, grants, gateway, closed, tcp: tcp.length, udp: udp.length + links.length, half_open: accepted, rss_growth_mib: round(grown / MIB), during: figures(during) };
+    return { statuses, grants, gateway, texts, huge, closed, tcp: tcp.length, udp: udp.length + links.length, half_open: accepted, rss_growth_mib: round(grown / MIB), during: figures(during) };
   },
 };

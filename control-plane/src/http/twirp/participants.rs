@@ -5,7 +5,7 @@ use std::time::Duration;
 use livekit_protocol as lk;
 use prost::Message;
 use proto::control::{Command, command};
-use proto::{NodeId, RoomName};
+use proto::{NodeId, RoomId};
 
 use super::{COMMAND_TIMEOUT, Caller, Code, Error};
 use crate::core::{Answer, Call, METADATA_MAX};
@@ -28,7 +28,7 @@ const RPC_ROUND_TRIP: Duration = Duration::from_secs(8);
 
 impl Caller<'_> {
     /// A participant by identity.
-    async fn locate(&self, room: &str, identity: &str) -> Result<Located, Error> {
+    async fn locate(&self, room: &RoomId, identity: &str) -> Result<Located, Error> {
         if identity.is_empty() {
             return Err(Error::argument("identity", "is missing"));
         }
@@ -71,7 +71,7 @@ impl Caller<'_> {
     /// Has a participant's edge do something.
     async fn order<A: Message + Default>(
         &self,
-        (room, identity): (&str, &str),
+        (room, identity): (&RoomId, &str),
         request: command::Request,
         within: Duration,
     ) -> Result<A, Error> {
@@ -86,8 +86,8 @@ pub(super) async fn list(
     caller: &Caller<'_>,
     request: &lk::ListParticipantsRequest,
 ) -> Result<lk::ListParticipantsResponse, Error> {
-    caller.may_administer(&request.room)?;
-    let everybody = view::participants(&caller.room(&request.room).await?);
+    let room = caller.may_administer(&request.room)?;
+    let everybody = view::participants(&caller.room(&room).await?);
     Ok(lk::ListParticipantsResponse {
         participants: everybody.into_iter().map(|p| p.info).collect(),
     })
@@ -97,38 +97,39 @@ pub(super) async fn get(
     caller: &Caller<'_>,
     request: &lk::RoomParticipantIdentity,
 ) -> Result<lk::ParticipantInfo, Error> {
-    caller.may_administer(&request.room)?;
-    let found = caller.locate(&request.room, &request.identity).await?;
+    let room = caller.may_administer(&request.room)?;
+    let found = caller.locate(&room, &request.identity).await?;
     Ok(found.info)
 }
 
 pub(super) async fn remove(
     caller: &Caller<'_>,
-    request: &lk::RoomParticipantIdentity,
+    mut request: lk::RoomParticipantIdentity,
 ) -> Result<lk::RemoveParticipantResponse, Error> {
-    caller.may_administer(&request.room)?;
-    let found = caller.locate(&request.room, &request.identity).await;
+    let room = caller.may_administer(&request.room)?;
+    let found = caller.locate(&room, &request.identity).await;
     if request.revoke_token_ts > 0 {
         // Also for one that has left, so that it does not come back.
-        caller.room(&request.room).await?;
+        caller.room(&room).await?;
         let revoke = Call::Revoke {
-            room: RoomName::from(request.room.as_str()),
+            room: room.clone(),
             identity: request.identity.clone(),
             before_s: request.revoke_token_ts,
         };
         caller.gateway.authority.call(revoke).await?;
     }
     found?;
+    request.room = room.to_string();
     let order = command::Request::RemoveParticipant(request.encode_to_vec());
-    let whom = (request.room.as_str(), request.identity.as_str());
+    let whom = (&room, request.identity.as_str());
     caller.order(whom, order, COMMAND_TIMEOUT).await
 }
 
 pub(super) async fn update(
     caller: &Caller<'_>,
-    request: &lk::UpdateParticipantRequest,
+    mut request: lk::UpdateParticipantRequest,
 ) -> Result<lk::ParticipantInfo, Error> {
-    caller.may_administer(&request.room)?;
+    let room = caller.may_administer(&request.room)?;
     if request.metadata.len() > METADATA_MAX {
         return Err(Error::argument("metadata", "is larger than 65536 bytes"));
     }
@@ -139,31 +140,34 @@ pub(super) async fn update(
     if sizes.sum::<usize>() > ATTRIBUTES_MAX {
         return Err(Error::argument("attributes", "are larger than 65536 bytes"));
     }
+    request.room = room.to_string();
     let order = command::Request::UpdateParticipant(request.encode_to_vec());
-    let whom = (request.room.as_str(), request.identity.as_str());
+    let whom = (&room, request.identity.as_str());
     caller.order(whom, order, COMMAND_TIMEOUT).await
 }
 
 pub(super) async fn mute_track(
     caller: &Caller<'_>,
-    request: &lk::MuteRoomTrackRequest,
+    mut request: lk::MuteRoomTrackRequest,
 ) -> Result<lk::MuteRoomTrackResponse, Error> {
-    caller.may_administer(&request.room)?;
+    let room = caller.may_administer(&request.room)?;
     if request.track_sid.is_empty() {
         return Err(Error::argument("track_sid", "is missing"));
     }
+    request.room = room.to_string();
     let order = command::Request::MutePublishedTrack(request.encode_to_vec());
-    let whom = (request.room.as_str(), request.identity.as_str());
+    let whom = (&room, request.identity.as_str());
     caller.order(whom, order, COMMAND_TIMEOUT).await
 }
 
 pub(super) async fn update_subscriptions(
     caller: &Caller<'_>,
-    request: &lk::UpdateSubscriptionsRequest,
+    mut request: lk::UpdateSubscriptionsRequest,
 ) -> Result<lk::UpdateSubscriptionsResponse, Error> {
-    caller.may_administer(&request.room)?;
+    let room = caller.may_administer(&request.room)?;
+    request.room = room.to_string();
     let order = command::Request::UpdateSubscriptions(request.encode_to_vec());
-    let whom = (request.room.as_str(), request.identity.as_str());
+    let whom = (&room, request.identity.as_str());
     caller.order(whom, order, COMMAND_TIMEOUT).await
 }
 
@@ -171,7 +175,7 @@ pub(super) async fn perform_rpc(
     caller: &Caller<'_>,
     mut request: lk::PerformRpcRequest,
 ) -> Result<lk::PerformRpcResponse, Error> {
-    caller.may_administer(&request.room)?;
+    let room = caller.may_administer(&request.room)?;
     if request.method.is_empty() || request.method.len() > RPC_METHOD_MAX {
         return Err(Error::argument("method", "has 1 to 64 bytes"));
     }
@@ -183,32 +187,32 @@ pub(super) async fn perform_rpc(
         ms => Duration::from_millis(ms.into()).min(RPC_TIMEOUT_MAX),
     };
     request.response_timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+    request.room = room.to_string();
     let order = command::Request::PerformRpc(request.encode_to_vec());
-    let whom = (request.room.as_str(), request.destination_identity.as_str());
+    let whom = (&room, request.destination_identity.as_str());
     caller.order(whom, order, timeout + RPC_ROUND_TRIP).await
 }
 
 pub(super) async fn forward(
     caller: &Caller<'_>,
-    request: &lk::ForwardParticipantRequest,
+    mut request: lk::ForwardParticipantRequest,
 ) -> Result<lk::ForwardParticipantResponse, Error> {
-    caller.may_send_to(&request.room, &request.destination_room)?;
+    let room = caller.may_send_to(&request.room, &request.destination_room)?;
+    request.room = room.to_string();
     let order = command::Request::ForwardParticipant(request.encode_to_vec());
-    let whom = (request.room.as_str(), request.identity.as_str());
+    let whom = (&room, request.identity.as_str());
     caller.order(whom, order, COMMAND_TIMEOUT).await
 }
 
 /// Moves a participant, unless the other room takes no more.
 pub(super) async fn relocate(
     caller: &Caller<'_>,
-    request: &lk::MoveParticipantRequest,
+    mut request: lk::MoveParticipantRequest,
 ) -> Result<lk::MoveParticipantResponse, Error> {
-    caller.may_send_to(&request.room, &request.destination_room)?;
-    let found = caller
-        .gateway
-        .ephemeral
-        .room(&request.destination_room)
-        .await?;
+    let room = caller.may_send_to(&request.room, &request.destination_room)?;
+    let destination = caller.named("destination_room", &request.destination_room)?;
+    let ephemeral = &caller.gateway.ephemeral;
+    let found = ephemeral.room(destination.as_str()).await?;
     let summary = found.and_then(|room| room.summary);
     let limit = summary.as_ref().and_then(|room| room.settings.as_ref());
     let limit = limit.map_or(0, |settings| settings.max_participants);
@@ -216,7 +220,8 @@ pub(super) async fn relocate(
         let text = "the other room has as many participants as it takes";
         return Err(Error::new(Code::FailedPrecondition, text));
     }
+    request.room = room.to_string();
     let order = command::Request::MoveParticipant(request.encode_to_vec());
-    let whom = (request.room.as_str(), request.identity.as_str());
+    let whom = (&room, request.identity.as_str());
     caller.order(whom, order, COMMAND_TIMEOUT).await
 }

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use livekit_protocol as lk;
 use prost::Message as _;
 use proto::control::{GetRoomResponse, command};
-use proto::{NodeId, RoomName};
+use proto::{NodeId, RoomId};
 
 use super::{COMMAND_TIMEOUT, Caller, Code, Error};
 use crate::core::{Answer, Call, METADATA_MAX};
@@ -19,8 +19,8 @@ const TOPIC_MAX: usize = 1_024;
 
 impl Caller<'_> {
     /// The room with what its edges say.
-    pub(super) async fn room(&self, name: &str) -> Result<GetRoomResponse, Error> {
-        let found = self.gateway.ephemeral.room(name).await?;
+    pub(super) async fn room(&self, room: &RoomId) -> Result<GetRoomResponse, Error> {
+        let found = self.gateway.ephemeral.room(room.as_str()).await?;
         found.ok_or_else(|| Error::new(Code::NotFound, "there is no room of that name"))
     }
 
@@ -37,12 +37,10 @@ impl Caller<'_> {
 
 pub(super) async fn create(
     caller: &Caller<'_>,
-    request: lk::CreateRoomRequest,
+    mut request: lk::CreateRoomRequest,
 ) -> Result<lk::Room, Error> {
     caller.may_create()?;
-    if request.name.is_empty() {
-        return Err(Error::argument("name", "is missing"));
-    }
+    request.name = caller.named("name", &request.name)?.to_string();
     if request.egress.is_some() || !request.agents.is_empty() {
         let text = "rooms with egress or agents are not supported";
         return Err(Error::new(Code::Unimplemented, text));
@@ -57,9 +55,11 @@ pub(super) async fn list(
     caller.may_list()?;
     let names: BTreeSet<String> = request.names.into_iter().collect();
     let rooms = caller.gateway.ephemeral.rooms().await?;
-    let wanted = rooms
-        .iter()
-        .filter(|room| names.is_empty() || names.contains(&room.room));
+    let wanted = rooms.iter().filter(|room| {
+        let room = RoomId::from(room.room.as_str());
+        let named = names.is_empty() || names.contains(room.name());
+        named && room.project() == caller.bearer.project
+    });
     let rooms = wanted.map(|room| view::room(room, (room.participants, room.publishers)));
     Ok(lk::ListRoomsResponse {
         rooms: rooms.collect(),
@@ -71,10 +71,7 @@ pub(super) async fn delete(
     request: lk::DeleteRoomRequest,
 ) -> Result<lk::DeleteRoomResponse, Error> {
     caller.may_create()?;
-    if request.room.is_empty() {
-        return Err(Error::argument("room", "is missing"));
-    }
-    let call = Call::Delete(RoomName::from(request.room));
+    let call = Call::Delete(caller.named("room", &request.room)?);
     caller.gateway.authority.call(call).await?;
     Ok(lk::DeleteRoomResponse {})
 }
@@ -83,11 +80,10 @@ pub(super) async fn update_metadata(
     caller: &Caller<'_>,
     request: lk::UpdateRoomMetadataRequest,
 ) -> Result<lk::Room, Error> {
-    caller.may_administer(&request.room)?;
+    let room = caller.may_administer(&request.room)?;
     if request.metadata.len() > METADATA_MAX {
         return Err(Error::argument("metadata", "is larger than 65536 bytes"));
     }
-    let room = RoomName::from(request.room);
     let metadata = request.metadata;
     caller
         .ask_for_room(Call::SetMetadata { room, metadata })
@@ -98,16 +94,17 @@ pub(super) async fn update_metadata(
 #[expect(deprecated, reason = "older SDKs address session ids")]
 pub(super) async fn send_data(
     caller: &Caller<'_>,
-    request: &lk::SendDataRequest,
+    mut request: lk::SendDataRequest,
 ) -> Result<lk::SendDataResponse, Error> {
-    caller.may_administer(&request.room)?;
+    let id = caller.may_administer(&request.room)?;
     if request.data.len() > DATA_MAX {
         return Err(Error::argument("data", "is larger than 64000 bytes"));
     }
     if request.topic.as_ref().is_some_and(|t| t.len() > TOPIC_MAX) {
         return Err(Error::argument("topic", "is longer than 1024 bytes"));
     }
-    let room = caller.room(&request.room).await?;
+    request.room = id.to_string();
+    let room = caller.room(&id).await?;
     let all = request.destination_identities.is_empty() && request.destination_sids.is_empty();
     let addressed = |p: &Located| {
         all || request.destination_identities.contains(&p.info.identity)

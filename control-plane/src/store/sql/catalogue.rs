@@ -2,7 +2,7 @@
 
 use futures_util::future::BoxFuture;
 use proto::control::Hello;
-use proto::{Identity, NodeId, RoomName, RoomSid};
+use proto::{Identity, NodeId, RoomId, RoomSid};
 use serde_json::json;
 
 use super::Sql;
@@ -153,7 +153,7 @@ impl Catalogue for Sql {
     fn put_room_config<'a>(
         &'a self,
         project: &'a str,
-        room: &'a RoomName,
+        room: &'a RoomId,
         config: &'a serde_json::Value,
         at_ms: u64,
     ) -> BoxFuture<'a, Result<(), Error>> {
@@ -179,7 +179,7 @@ impl Catalogue for Sql {
     fn room_config<'a>(
         &'a self,
         project: &'a str,
-        room: &'a RoomName,
+        room: &'a RoomId,
     ) -> BoxFuture<'a, Result<Option<serde_json::Value>, Error>> {
         Box::pin(async move {
             let mut connection = self.database.connect().await?;
@@ -198,7 +198,7 @@ impl Catalogue for Sql {
     fn drop_room_config<'a>(
         &'a self,
         project: &'a str,
-        room: &'a RoomName,
+        room: &'a RoomId,
     ) -> BoxFuture<'a, Result<bool, Error>> {
         Box::pin(async move {
             let mut connection = self.database.connect().await?;
@@ -266,7 +266,7 @@ impl Catalogue for Sql {
 
     fn past_rooms<'a>(
         &'a self,
-        room: &'a RoomName,
+        room: &'a RoomId,
         limit: u32,
     ) -> BoxFuture<'a, Result<Vec<PastRoom>, Error>> {
         Box::pin(async move {
@@ -313,7 +313,7 @@ fn price(row: &Row) -> Result<LinkPrice, Error> {
 
 fn past_room(row: &Row) -> Result<PastRoom, Error> {
     Ok(PastRoom {
-        room: RoomName::from(row.text("room")?),
+        room: RoomId::from(row.text("room")?),
         sid: RoomSid::from(row.text("room_sid")?),
         epoch: row.number("epoch")?,
         created_at_ms: row.number("created_at_ms")?,
@@ -325,7 +325,7 @@ fn session(row: &Row) -> Result<Session, Error> {
     Ok(Session {
         participant: row.text("participant_sid")?,
         room_sid: RoomSid::from(row.text("room_sid")?),
-        room: RoomName::from(row.text("room")?),
+        room: RoomId::from(row.text("room")?),
         identity: Identity::from(row.text("identity")?),
         name: row.text("label")?,
         node: NodeId::from(row.text("node_id")?),

@@ -1,6 +1,6 @@
 //! Rooms and the epochs of their plans.
 
-use proto::{NodeId, RoomName, RoomSid};
+use proto::{NodeId, RoomId, RoomSid};
 
 use super::database::{Row, Run, sql};
 use crate::store::{Error, RoomRecord};
@@ -17,7 +17,7 @@ pub(super) async fn living(run: &mut impl Run) -> Result<Vec<RoomRecord>, Error>
 
 pub(super) async fn living_of(
     run: &mut impl Run,
-    room: &RoomName,
+    room: &RoomId,
 ) -> Result<Option<RoomRecord>, Error> {
     let row = run
         .one(
@@ -34,7 +34,7 @@ pub(super) async fn living_of(
 fn record(row: &Row) -> Result<RoomRecord, Error> {
     let members: Vec<String> = row.json("rooms", "members")?;
     Ok(RoomRecord {
-        room: RoomName::from(row.text("room")?),
+        room: RoomId::from(row.text("room")?),
         sid: RoomSid::from(row.text("room_sid")?),
         epoch: row.number("epoch")?,
         members: members.into_iter().map(NodeId::from).collect(),
@@ -52,7 +52,7 @@ pub(super) async fn epoch_max(run: &mut impl Run) -> Result<u64, Error> {
 }
 
 /// The highest epoch that a plan of rooms of this name had.
-pub(super) async fn epoch_max_of(run: &mut impl Run, room: &RoomName) -> Result<u64, Error> {
+pub(super) async fn epoch_max_of(run: &mut impl Run, room: &RoomId) -> Result<u64, Error> {
     let row = run
         .one(
             sql(
@@ -125,7 +125,7 @@ pub(super) enum Ended {
     /// It ended, now or when it was tried before.
     Now,
     /// Somebody else planned the room meanwhile: its name.
-    Otherwise(RoomName),
+    Otherwise(RoomId),
 }
 
 /// Ends a room, under the condition of [`save`].
@@ -156,7 +156,7 @@ pub(super) async fn end(
         .await?;
     Ok(match row {
         Some(row) if row.maybe_number("ended_at_ms")?.is_none() => {
-            Ended::Otherwise(RoomName::from(row.text("room")?))
+            Ended::Otherwise(RoomId::from(row.text("room")?))
         }
         _ => Ended::Now,
     })

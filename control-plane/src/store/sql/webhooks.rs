@@ -1,7 +1,7 @@
 //! The queue of events in the database.
 
 use futures_util::future::BoxFuture;
-use proto::RoomName;
+use proto::RoomId;
 
 use super::Sql;
 use super::database::{Row, Run, sql};
@@ -161,7 +161,7 @@ fn delivery(row: &Row) -> Result<Delivery, Error> {
     let webhook = Webhook {
         id: row.text("event_id")?,
         target: row.text("target")?,
-        room: RoomName::from(row.text("room")?),
+        room: RoomId::from(row.text("room")?),
         event: row.text("event")?,
         payload: row.text("payload")?,
         created_at_ms: row.number("created_at_ms")?,

@@ -10,7 +10,7 @@ use lk::leave_request::Action;
 use prost::Message as _;
 use proto::control::CommandError;
 use proto::control::command_error::Code;
-use proto::{ParticipantSid, RoomName, TrackSid};
+use proto::{ParticipantSid, TrackSid};
 
 use super::{Home, Moving, Now, Output, Room, ToSession, signal};
 use crate::core::token::Permissions;
@@ -119,8 +119,14 @@ impl Room {
             Command::Data(request) => Ok(self.data_by_server(request)),
             Command::Move(request) => self.move_away(now, id, &request.identity),
             Command::Forward(request, sid) => {
-                let destination = RoomName::from(request.destination_room);
-                self.forward(&request.identity, destination, sid)
+                // Of the same project, whatever it is called.
+                match self.config.name.beside(&request.destination_room) {
+                    Ok(destination) => self.forward(&request.identity, destination, sid),
+                    Err(reason) => {
+                        let text = format!("destination_room {reason}");
+                        Err(error(Code::InvalidArgument, &text))
+                    }
+                }
             }
             Command::Rpc(request) => match self.begin_call(now, id, request) {
                 // Its participant answers.

@@ -8,7 +8,7 @@ use lk::participant_info::KindDetail;
 use media::router::TrackKey;
 use prost::Message as _;
 use proto::control::command_error::Code;
-use proto::{Identity, ParticipantSid, RoomName};
+use proto::{Identity, ParticipantSid, RoomId};
 
 use super::commands::{Answer, error};
 use super::quality::Quality;
@@ -27,7 +27,7 @@ pub struct Mirror {
     /// Its session id there.
     pub sid: ParticipantSid,
     /// The room that it is in.
-    pub source: RoomName,
+    pub source: RoomId,
     /// What is said about it there.
     pub info: lk::ParticipantInfo,
     /// What it publishes, with the keys of this edge's media plane.
@@ -41,7 +41,7 @@ impl Room {
     pub(super) fn forward(
         &mut self,
         identity: &str,
-        destination: RoomName,
+        destination: RoomId,
         sid: ParticipantSid,
     ) -> Answer {
         let ours = self.with_session(identity)?;
@@ -158,7 +158,7 @@ impl Room {
         }
     }
 
-    fn end_forward(&mut self, source: &RoomName, sid: ParticipantSid) {
+    fn end_forward(&mut self, source: &RoomId, sid: ParticipantSid) {
         self.forwards_ended.push_back(sid.clone());
         if self.forwards_ended.len() > ENDED_MAX {
             self.forwards_ended.pop_front();
@@ -218,7 +218,7 @@ fn owned(track: &Arc<Track>, owner: &ParticipantSid) -> Arc<Track> {
     Arc::new(track)
 }
 
-fn forwarded(info: lk::ParticipantInfo, source: RoomName) -> Participant {
+fn forwarded(info: lk::ParticipantInfo, source: RoomId) -> Participant {
     let nothing = lk::ParticipantPermission {
         can_publish: true,
         ..lk::ParticipantPermission::default()

@@ -11,6 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub struct Claims {
     /// API key.
     pub iss: String,
+    /// The key's project: what verification found, whatever the token says.
+    #[serde(skip)]
+    pub project: String,
     /// Identity of the participant.
     #[serde(
         skip_serializing_if = "String::is_empty",

@@ -6,7 +6,7 @@ use std::fmt;
 use livekit_protocol::participant_info::Kind;
 use livekit_protocol::{ParticipantInfo, ParticipantPermission, RoomConfiguration, TrackSource};
 use prost::Message as _;
-use proto::{Identity, RoomName};
+use proto::{Identity, RoomId, check_name};
 
 use super::Error;
 use super::claims::{Claims, VideoGrant};
@@ -28,7 +28,7 @@ pub struct Grants {
     /// Kind of participant.
     pub kind: Kind,
     /// The room.
-    pub room: RoomName,
+    pub room: RoomId,
     /// What the participant may do there.
     pub permissions: Permissions,
     /// Whether the bearer may administer the room.
@@ -79,7 +79,7 @@ pub struct Permissions {
 
 impl Grants {
     /// The bearer is in another room from now on, as the participant that it was in the one before.
-    pub fn move_to(&mut self, room: &RoomName, info: &ParticipantInfo, permissions: &Permissions) {
+    pub fn move_to(&mut self, room: &RoomId, info: &ParticipantInfo, permissions: &Permissions) {
         self.name.clone_from(&info.name);
         self.metadata.clone_from(&info.metadata);
         self.attributes = info.attributes.clone().into_iter().collect();
@@ -89,7 +89,7 @@ impl Grants {
         self.claims.metadata.clone_from(&self.metadata);
         self.claims.attributes.clone_from(&self.attributes);
         let video = self.claims.video.get_or_insert_default();
-        video.room = room.to_string();
+        room.name().clone_into(&mut video.room);
         video.can_publish = Some(permissions.can_publish);
         video.can_subscribe = Some(permissions.can_subscribe);
         video.can_publish_data = Some(permissions.can_publish_data);
@@ -113,7 +113,7 @@ impl Claims {
     /// What these claims allow in the room that they name.
     ///
     /// # Errors
-    /// [`Error::NoRoomJoin`], [`Error::NoRoom`], [`Error::NoIdentity`], [`Error::TooLong`].
+    /// [`Error::NoRoomJoin`], [`Error::NoRoom`], [`Error::NoIdentity`], [`Error::TooLong`], [`Error::BadName`].
     pub fn join_grants(self) -> Result<Grants, Error> {
         let video = self
             .video
@@ -133,14 +133,19 @@ impl Claims {
                     limit: MAX_NAME_BYTES,
                 });
             }
+            check_name(value).map_err(|reason| Error::BadName { name, reason })?;
         }
+        let room = RoomId::new(&self.project, &video.room);
         Ok(Grants {
             identity: Identity::from(self.sub.as_str()),
             name: self.name.clone(),
             metadata: self.metadata.clone(),
             attributes: self.attributes.clone(),
             kind: Kind::from_str_name(&self.kind.to_ascii_uppercase()).unwrap_or(Kind::Standard),
-            room: RoomName::from(video.room.as_str()),
+            room: room.map_err(|reason| Error::BadName {
+                name: "room",
+                reason,
+            })?,
             permissions: Permissions::from(video),
             room_admin: video.room_admin,
             room_create: video.room_create,

@@ -13,8 +13,16 @@ fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn keys(key: &str) -> Option<String> {
-    (key == "APIkey").then(|| SECRET.to_owned())
+fn keys(key: &str) -> Option<Key> {
+    let project = match key {
+        "APIkey" => "default",
+        "APIacme" => "acme",
+        _ => return None,
+    };
+    Some(Key {
+        secret: SECRET.to_owned(),
+        project: project.to_owned(),
+    })
 }
 
 fn sign(claims: &Value, secret: &str) -> String {
@@ -207,4 +215,55 @@ proptest! {
         prop_assert!(verify(&text, &keys, at(1500)).is_err());
         prop_assert!(verify(&parts, &keys, at(1500)).is_err());
     }
+}
+
+#[test]
+fn a_room_is_of_the_keys_project_whatever_the_token_says() {
+    let of_acme = join(&claims(|c| {
+        c["iss"] = json!("APIacme");
+        c["project"] = json!("apex");
+    }));
+    let mut grants = of_acme.unwrap();
+    assert_eq!(grants.room.as_str(), "acme/standup");
+    assert_eq!(grants.claims.project, "acme");
+    let look_alike = join(&claims(|c| c["video"]["room"] = json!("acme/standup"))).unwrap();
+    assert_ne!(look_alike.room, grants.room);
+
+    // What it is renewed with names the room as the application does.
+    let other = grants.room.beside("retro").unwrap();
+    let permissions = grants.permissions.clone();
+    grants.move_to(
+        &other,
+        &livekit_protocol::ParticipantInfo::default(),
+        &permissions,
+    );
+    assert_eq!(grants.room.as_str(), "acme/retro");
+    let hour = Duration::from_secs(3600);
+    let token = mint(&grants.claims, "APIacme", SECRET, hour, at(1500)).unwrap();
+    let again = authorize_join(&token, &keys, at(1600)).unwrap();
+    assert_eq!(
+        (again.room.as_str(), again.claims.project.as_str()),
+        ("acme/retro", "acme")
+    );
+    let video = again.claims.video.unwrap();
+    assert_eq!(video.room, "retro");
+}
+
+#[test]
+fn names_are_one_line() {
+    for bad in ["a\r\nb", "a\0", "\u{1b}[2J", "\u{2028}"] {
+        for place in ["/sub", "/video/room"] {
+            let refused = join(&claims(|c| *c.pointer_mut(place).unwrap() = json!(bad)));
+            assert!(
+                matches!(refused, Err(Error::BadName { .. })),
+                "{place} {bad:?}"
+            );
+        }
+    }
+    assert!(
+        join(&claims(
+            |c| c["video"]["room"] = json!("'; DROP TABLE rooms; --")
+        ))
+        .is_ok()
+    );
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use proto::{Identity, ParticipantSid, RoomName};
+use proto::{Identity, ParticipantSid, RoomId};
 
 use super::NONCE_VALIDITY;
 
@@ -35,7 +35,7 @@ pub struct Participant<'a> {
     /// Identity.
     pub identity: &'a Identity,
     /// The room.
-    pub room: &'a RoomName,
+    pub room: &'a RoomId,
 }
 
 /// A user name and password for TURN.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use proptest::prelude::*;
-use proto::{Identity, ParticipantSid, RoomName};
+use proto::{Identity, ParticipantSid, RoomId};
 use rtc_dtls::crypto_provider::default_provider;
 use rtc_stun::attributes::{
     ATTR_ERROR_CODE, ATTR_EVEN_PORT, ATTR_NONCE, ATTR_REALM, ATTR_USERNAME, AttrType,
@@ -62,7 +62,7 @@ fn issued(server: &Server, now_s: u64, token_expires_s: u64) -> Credentials {
     let participant = Participant {
         sid: &ParticipantSid::from("PA_1"),
         identity: &Identity::from("ann"),
-        room: &RoomName::from("lounge"),
+        room: &RoomId::from("lounge"),
     };
     server.secret.issue(now_s, token_expires_s, participant)
 }

@@ -115,7 +115,7 @@ async fn create(
     request: Request<Body>,
 ) -> Result<Response, Problem> {
     let grants = authorize(edge, request.headers(), query)?;
-    if room.is_some_and(|room| room != grants.room.as_str()) {
+    if room.is_some_and(|room| room != grants.room.name()) {
         let text = "the access token is for another room than the URL names";
         return Err(Problem::new(StatusCode::FORBIDDEN, "token", text));
     }
@@ -355,14 +355,14 @@ fn session_of(
     (headers, query): (&HeaderMap, &str),
 ) -> Result<Entry, Problem> {
     let token = bearer(headers, query)?;
-    let entry = edge
-        .http_sessions
-        .find(id)
-        .filter(|entry| entry.protocol == which);
-    let entry = entry.ok_or_else(no_session)?;
     // The token may have expired since: sessions outlive theirs, and it must still end them.
     let claims = token::verify_signature(&token, edge.as_ref()).map_err(|e| refused_token(&e))?;
     let grants = claims.join_grants().map_err(|e| refused_token(&e))?;
+    // Nobody learns what sessions there are in other projects.
+    let own =
+        |entry: &Entry| entry.protocol == which && entry.room.project() == grants.room.project();
+    let entry = edge.http_sessions.find(id).filter(own);
+    let entry = entry.ok_or_else(no_session)?;
     if grants.room != entry.room || grants.identity != entry.identity {
         let text = "the access token is for another participant";
         return Err(Problem::new(StatusCode::FORBIDDEN, "token", text));

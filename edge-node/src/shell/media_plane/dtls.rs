@@ -5,13 +5,12 @@
 //! times what GCM does. So the first ClientHello is read here before a handshake starts, and the handshake is configured with
 //! the one profile that we like best among those the client has.
 
-mod client_hello;
 mod identity;
 #[cfg(test)]
 mod tests;
 
+use crate::core::client_hello::ClientHello;
 use bytes::BytesMut;
-use client_hello::ClientHello;
 use media::srtp::{Profile, SessionKeys};
 use rtc_dtls::endpoint::{Endpoint, EndpointEvent};
 use rtc_shared::TransportProtocol;

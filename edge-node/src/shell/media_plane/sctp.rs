@@ -3,12 +3,11 @@
 //! One association per transport, for good: `rtc-sctp` would make a second one of a repeated INIT, so those are answered here
 //! with the INIT ACK of the first (RFC 9260 section 5.2.2).
 
-mod dcep;
 #[cfg(test)]
 mod tests;
 
+use crate::core::dcep::{self, Message, Open};
 use bytes::Bytes;
-use dcep::{Message, Open};
 use rtc_sctp::{
     Association, AssociationHandle, DatagramEvent, Endpoint, EndpointConfig, Event as SctpEvent,
     Payload, PayloadProtocolIdentifier, ServerConfig, StreamEvent, TransportConfig,

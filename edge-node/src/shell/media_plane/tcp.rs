@@ -1,10 +1,10 @@
 //! ICE over TCP, passive (RFC 6544) with framing after RFC 4571: for clients whose network lets no UDP through.
 
-use super::limits::Limits;
 use super::plane::Plane;
 use super::shard::{ConnectionInput, Outbound};
 use crate::core::ice::{Path, local_ufrag, shard_of_ufrag};
 use runtime::shutdown::Shutdown;
+use runtime::tcp::Places;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections until the shutdown.
 pub(super) async fn serve(listener: TcpListener, plane: Arc<Plane>, shutdown: Shutdown) {
-    let limits = Limits::new(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS);
+    let limits = Places::new(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS);
     let mut next = 0_u32;
     loop {
         let accepted = tokio::select! {

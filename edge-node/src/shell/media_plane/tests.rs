@@ -81,7 +81,7 @@ impl Scene {
     fn publish(&self, from: &Peer) -> TrackKey {
         let track = self.plane.next_track_key();
         let config = TrackConfig::new(Codec::Opus, Source::Remote, 1);
-        let name = (RoomName::from("room"), TrackSid::from("TR_a"));
+        let name = (RoomId::from("room"), TrackSid::from("TR_a"));
         self.plane.publish(track, from.transport.key, name, config);
         self.plane.set_receive(from.transport.key, receive(track));
         track
@@ -269,7 +269,7 @@ async fn media_crosses_the_mesh_to_several_shards() {
     let track = fra.publish(&alice);
     let replica = syd.plane.next_track_key();
     let name = (
-        RoomName::from("room"),
+        RoomId::from("room"),
         TrackSid::from("TR_a"),
         NodeId::from("edge-fra-0"),
     );
@@ -310,7 +310,7 @@ fn introduce(scene: &Scene, (here, there): (&str, &str), other: &Scene) {
         addresses: vec![other.plane.mesh().local_addr()],
     };
     let plan = RoomPlan {
-        room: RoomName::from("room"),
+        room: RoomId::from("room"),
         epoch: 1,
         members: vec![near, far.clone()],
         next_hops: vec![NextHop {

@@ -9,7 +9,6 @@ mod places;
 mod stream;
 mod udp;
 
-use super::limits::Limits;
 use super::plane::Plane;
 use crate::core::ice::Carrier;
 use crate::core::turn::{Credentials, Participant, Refusal, Secret, Server};
@@ -139,7 +138,7 @@ pub(super) fn start(
         })
         .transpose()?;
     let connections = config.allocations + config.allocations / 2;
-    let limits = Limits::new(connections.max(16), CONNECTIONS_PER_ADDRESS);
+    let limits = runtime::tcp::Places::new(connections.max(16), CONNECTIONS_PER_ADDRESS);
     let listen = |address: SocketAddr, tls: Option<Acceptor>| {
         let listener = super::plane::listen(address)
             .with_context(|| format!("TURN listener on TCP {address}"))?;

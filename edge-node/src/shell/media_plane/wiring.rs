@@ -18,7 +18,7 @@ use media::router::{
     TrackConfig, TrackKey, TransportKey,
 };
 use media::srtp::SessionKeys;
-use proto::{NodeId, RoomName, TrackSid};
+use proto::{NodeId, RoomId, TrackSid};
 use relay::MeshCommand;
 use rooms::Rooms;
 use std::collections::BTreeMap;
@@ -55,7 +55,7 @@ pub(super) struct Fan {
 /// Which remote track, as the mesh names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct RemoteName {
-    pub(super) room: RoomName,
+    pub(super) room: RoomId,
     pub(super) track_sid: TrackSid,
     pub(super) origin: NodeId,
 }
@@ -204,7 +204,7 @@ impl Wiring {
         &mut self,
         key: TrackKey,
         from: TransportKey,
-        (room, track_sid): (RoomName, TrackSid),
+        (room, track_sid): (RoomId, TrackSid),
         config: TrackConfig,
     ) {
         let Some(home) = self.shard_of(from) else {
@@ -224,7 +224,7 @@ impl Wiring {
     }
 
     /// A local track is published in another room too; it is the same to the router.
-    pub(super) fn share_track(&mut self, key: TrackKey, name: (RoomName, TrackSid)) {
+    pub(super) fn share_track(&mut self, key: TrackKey, name: (RoomId, TrackSid)) {
         if let Some(track) = self.tracks.get(&key)
             && matches!(track.origin, Origin::Local { .. })
         {
@@ -233,7 +233,7 @@ impl Wiring {
     }
 
     /// And no more.
-    pub(super) fn unshare_track(&mut self, key: TrackKey, room: RoomName) {
+    pub(super) fn unshare_track(&mut self, key: TrackKey, room: RoomId) {
         if self.tracks.contains_key(&key) {
             let room = Some(room);
             self.actions
@@ -525,7 +525,7 @@ impl Wiring {
 
 fn mesh_publish(
     key: TrackKey,
-    (room, track_sid): (RoomName, TrackSid),
+    (room, track_sid): (RoomId, TrackSid),
     config: TrackConfig,
 ) -> Action {
     Action::Mesh(MeshCommand::Publish {

@@ -1,7 +1,7 @@
 //! What a session asks of the media plane, the same for every kind of client.
 
 use media::router::{Source, TrackConfig, TrackKey};
-use proto::RoomName;
+use proto::RoomId;
 
 use crate::core::sdp::LocalTransport;
 use crate::core::session::{Output, Remote};
@@ -13,7 +13,7 @@ use crate::shell::rooms::Mailbox;
 #[derive(Debug)]
 pub(in crate::shell) struct MediaSide<'a> {
     pub(in crate::shell) edge: &'a SharedEdge,
-    pub(in crate::shell) room: (&'a RoomName, &'a Mailbox),
+    pub(in crate::shell) room: (&'a RoomId, &'a Mailbox),
     /// What the client publishes on.
     pub(in crate::shell) uplink: &'a Transport,
     /// What it receives on, mostly the same.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use livekit_protocol as lk;
-use proto::{ParticipantSid, RoomName};
+use proto::{ParticipantSid, RoomId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -108,7 +108,7 @@ impl Core {
 
 struct Task {
     edge: SharedEdge,
-    room: (RoomName, Mailbox),
+    room: (RoomId, Mailbox),
     core: Core,
     transport: Transport,
     /// The client's user fragment.

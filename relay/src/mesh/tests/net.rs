@@ -227,7 +227,7 @@ impl Net {
                 }
             });
             let plan = RoomPlan {
-                room: RoomName::from(ROOM),
+                room: RoomId::from(ROOM),
                 epoch,
                 members: edges.iter().map(|edge| NodeId::from(*edge)).collect(),
                 next_hops: hops.collect(),
@@ -253,7 +253,7 @@ impl Net {
         self.command(
             edge,
             MeshCommand::Publish {
-                room: RoomName::from(ROOM),
+                room: RoomId::from(ROOM),
                 track_sid: TrackSid::from(sid),
                 track: TrackKey(key),
                 audio,
@@ -278,7 +278,7 @@ impl Net {
         self.command(
             edge,
             MeshCommand::Demand {
-                room: RoomName::from(ROOM),
+                room: RoomId::from(ROOM),
                 track_sid: TrackSid::from(sid),
                 origin: NodeId::from(origin),
                 track: TrackKey(key),

@@ -226,7 +226,7 @@ impl TurnScene {
         let participant = Participant {
             sid: &ParticipantSid::from(sid),
             identity: &Identity::from("ann"),
-            room: &RoomName::from("room"),
+            room: &RoomId::from("room"),
         };
         self.turn.credentials(now_s, now_s + 60, participant)
     }

@@ -2,7 +2,6 @@
 
 mod backlog;
 
-use super::super::limits::{Limits, Place};
 use super::super::shard::Outbound;
 use super::super::tcp::canonical;
 use super::Relay;
@@ -11,6 +10,7 @@ use crate::core::turn::{FRAME_MAX, Unframed, split};
 use backlog::Backlog;
 use bytes::{Buf as _, BytesMut};
 use runtime::shutdown::Shutdown;
+use runtime::tcp::{Place, Places};
 use runtime::tls::listener::Acceptor;
 use std::io;
 use std::net::SocketAddr;
@@ -39,7 +39,7 @@ pub(super) struct Listener {
     pub(super) tcp: TcpListener,
     /// Connections speak TLS.
     pub(super) tls: Option<Acceptor>,
-    pub(super) limits: Limits,
+    pub(super) limits: Places,
 }
 
 /// Accepts connections until the shutdown, which ends them as well.

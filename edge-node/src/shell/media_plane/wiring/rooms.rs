@@ -1,20 +1,20 @@
 //! Numbers for rooms, by which routers know whose audio competes with whose.
 
-use proto::RoomName;
+use proto::RoomId;
 use std::collections::BTreeMap;
 
 /// Rooms with tracks.
 #[derive(Default)]
 pub(super) struct Rooms {
-    numbers: BTreeMap<RoomName, u32>,
+    numbers: BTreeMap<RoomId, u32>,
     /// Name and tracks by number.
-    rooms: BTreeMap<u32, (RoomName, usize)>,
+    rooms: BTreeMap<u32, (RoomId, usize)>,
     last: u32,
 }
 
 impl Rooms {
     /// A track comes into a room; the room's number, at least 1.
-    pub(super) fn enter(&mut self, name: &RoomName) -> u32 {
+    pub(super) fn enter(&mut self, name: &RoomId) -> u32 {
         let number = if let Some(&number) = self.numbers.get(name) {
             number
         } else {

@@ -42,13 +42,13 @@ fn subscription() -> SubscriptionConfig {
 }
 
 fn publish(wiring: &mut Wiring) {
-    let name = (RoomName::from("room"), TrackSid::from("TR_1"));
+    let name = (RoomId::from("room"), TrackSid::from("TR_1"));
     wiring.publish(TRACK, PUBLISHER, name, video());
 }
 
 fn remote(wiring: &mut Wiring) {
     let name = RemoteName {
-        room: RoomName::from("room"),
+        room: RoomId::from("room"),
         track_sid: TrackSid::from("TR_9"),
         origin: NodeId::from("edge-syd-0"),
     };

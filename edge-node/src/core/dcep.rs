@@ -11,7 +11,7 @@ const LABEL_MAX: usize = 256;
 
 /// A DCEP message.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) enum Message {
+pub enum Message {
     /// DATA_CHANNEL_OPEN.
     Open(Open),
     /// DATA_CHANNEL_ACK.
@@ -20,17 +20,20 @@ pub(super) enum Message {
 
 /// What a channel is to be (RFC 8832 section 5.1).
 #[derive(Clone, PartialEq, Debug)]
-pub(super) struct Open {
-    pub(super) label: String,
-    pub(super) unordered: bool,
-    pub(super) reliability: ReliabilityType,
+pub struct Open {
+    /// Its name, at most 256 bytes.
+    pub label: String,
+    /// Messages may be delivered out of order.
+    pub unordered: bool,
+    /// Whether and how messages may be lost.
+    pub reliability: ReliabilityType,
     /// Retransmissions or milliseconds, by `reliability`.
-    pub(super) parameter: u32,
+    pub parameter: u32,
 }
 
 impl Open {
     /// A channel in order without loss, or in any order without retransmission.
-    pub(super) fn new(label: &str, reliable: bool) -> Self {
+    pub fn new(label: &str, reliable: bool) -> Self {
         let reliability = if reliable {
             ReliabilityType::Reliable
         } else {
@@ -45,7 +48,7 @@ impl Open {
     }
 
     /// The message on the wire: type, channel type, priority, reliability parameter, lengths, label, no protocol.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         let kind = match self.reliability {
             ReliabilityType::Rexmit => 1,
             ReliabilityType::Timed => 2,
@@ -66,10 +69,10 @@ impl Open {
 }
 
 /// DATA_CHANNEL_ACK on the wire.
-pub(super) const ACK: [u8; 1] = [DATA_CHANNEL_ACK];
+pub const ACK: [u8; 1] = [DATA_CHANNEL_ACK];
 
 /// Reads a message; `None` when it is none.
-pub(super) fn parse(bytes: &[u8]) -> Option<Message> {
+pub fn parse(bytes: &[u8]) -> Option<Message> {
     let (kind, rest) = bytes.split_first()?;
     match *kind {
         DATA_CHANNEL_ACK => Some(Message::Ack),

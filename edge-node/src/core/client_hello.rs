@@ -20,8 +20,8 @@ const PREFERENCE: [Profile; 3] = [
 ];
 
 /// The first ClientHello of an association, as far as it has arrived.
-#[derive(Default)]
-pub(super) struct ClientHello {
+#[derive(Debug, Default)]
+pub struct ClientHello {
     body: Vec<u8>,
     /// Half-open ranges that have arrived.
     arrived: Vec<(usize, usize)>,
@@ -29,7 +29,7 @@ pub(super) struct ClientHello {
 
 impl ClientHello {
     /// Takes the fragments out of one datagram; what is not one is ignored.
-    pub(super) fn push(&mut self, datagram: &[u8]) {
+    pub fn push(&mut self, datagram: &[u8]) {
         let mut reader = Reader(datagram);
         while let Some((kind, record)) = reader.record() {
             let mut messages = Reader(record);
@@ -42,7 +42,7 @@ impl ClientHello {
     }
 
     /// Whether all of it has arrived.
-    pub(super) fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         let mut end = 0;
         for &(from, to) in &self.arrived {
             if from > end {
@@ -54,7 +54,7 @@ impl ClientHello {
     }
 
     /// The profile to use; `None` when the client offers none that we know.
-    pub(super) fn best_profile(&self) -> Option<Profile> {
+    pub fn best_profile(&self) -> Option<Profile> {
         let offered = offered(&self.body)?;
         PREFERENCE
             .into_iter()
