@@ -150,6 +150,7 @@ fn replan_after_loss() -> anyhow::Result<(usize, Duration)> {
     let now = Instant::now();
     let mut core = Core::new(Settings {
         control_id: String::new(),
+        ring: control_plane::ring::Ring::alone(""),
         mesh: String::new(),
         rules: Rules::everywhere(RoomPolicy::Via("sin".to_owned())),
         prices: Prices::default(),
@@ -234,7 +235,8 @@ fn drain(core: &mut Core, now: Instant) -> usize {
             | Output::Answered { .. }
             | Output::Event(_)
             | Output::Close { .. }
-            | Output::Update(_) => {}
+            | Output::Update(_)
+            | Output::Shadow(_) => {}
         }
     }
 }

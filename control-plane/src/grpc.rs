@@ -2,22 +2,26 @@
 
 mod admin;
 mod keys;
+mod replicas;
 mod rooms;
 mod session;
+pub(crate) mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::control::admin_server::AdminServer;
 use proto::control::node_session_server::NodeSessionServer;
+use proto::control::replicas_server::ReplicasServer;
 use proto::control::rooms_server::RoomsServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
-use crate::actor::Handle;
+use crate::dispatch::Dispatch;
 use crate::explain::Explainer;
 use crate::metrics::Metrics;
+use crate::replicas::Replicas;
 use crate::store::{Durable, Ephemeral};
 
 /// How often an idle connection is asked whether it lives: a node that vanished is seen within this and the next.
@@ -30,8 +34,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// What the services need.
 #[derive(Clone, Debug)]
 pub struct Services {
-    /// The control plane's task.
-    pub handle: Handle,
+    /// Does what is asked for, wherever it has to be done.
+    pub dispatch: Dispatch,
+    /// The other control replicas.
+    pub replicas: Replicas,
     /// What outlives the process.
     pub durable: Arc<dyn Durable>,
     /// What is known of the moment.
@@ -56,19 +62,24 @@ pub async fn serve(
         .set_serving::<NodeSessionServer<session::Sessions>>()
         .await;
     health.set_serving::<RoomsServer<rooms::Rooms>>().await;
+    health
+        .set_serving::<ReplicasServer<replicas::Service>>()
+        .await;
     health.set_serving::<AdminServer<admin::Admin>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::control::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let Services {
-        handle,
+        dispatch,
+        replicas,
         durable,
         ephemeral,
         metrics,
         explainer,
     } = services;
-    let sessions = session::Sessions::new(handle.clone(), explainer.clone());
+    let sessions = session::Sessions::new(dispatch.handle().clone(), explainer.clone());
+    let between = replicas::Service::new(replicas, Arc::clone(&ephemeral), explainer.clone());
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -76,7 +87,8 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(reflection)
         .add_service(NodeSessionServer::new(sessions))
-        .add_service(RoomsServer::new(rooms::Rooms::new(handle, metrics)))
+        .add_service(RoomsServer::new(rooms::Rooms::new(dispatch, metrics)))
+        .add_service(ReplicasServer::new(between))
         .add_service(AdminServer::new(admin::Admin::new(
             durable, ephemeral, explainer,
         )));

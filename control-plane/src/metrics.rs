@@ -23,6 +23,8 @@ pub struct Metrics {
     pub commands_refused: IntCounter,
     /// Events for webhooks by result: `delivered`, `retried` (a try that failed), `dropped`.
     pub webhooks: IntCounterVec,
+    /// Control replicas that live, as this one sees it, itself included.
+    pub replicas: IntGauge,
     /// Of the HTTP gateway.
     pub gateway: Gateway,
     /// Of the stores and the registry of processes.
@@ -91,6 +93,10 @@ impl Metrics {
                 "antipode_control_webhooks_total",
                 "Events for webhooks, by result.",
                 &["result"],
+            )?,
+            replicas: make.gauge(
+                "antipode_control_replicas",
+                "Control replicas that live, this one included.",
             )?,
             gateway: Gateway::made(&make)?,
             stores: Stores::made(&make)?,

@@ -17,8 +17,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::{self, Handle, Stores};
-use crate::config::Config;
+use crate::config::{Config, Database};
 use crate::core::Settings;
+use crate::dispatch::Dispatch;
 use crate::explain::Explainer;
 use crate::grpc::{self, Services};
 use crate::http::{self, EdgeClient, Gateway, RateLimits};
@@ -27,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::placement::Placer;
 use crate::placement::geo_data::{self, Sources};
 use crate::presence;
+use crate::replicas::{self, Identity, Replicas};
 use crate::store::audit::By;
 use crate::store::{self, Durable, Ephemeral, Saved};
 use crate::upkeep;
@@ -79,40 +81,37 @@ impl Server {
             ephemeral: Arc::clone(&ephemeral),
             webhooks,
         };
+        let others = others(config);
         let (handle, actor) = actor::spawn(
-            settings(config, &keyring),
+            settings(config, &keyring, &others),
             saved,
             stores,
             metrics.clone(),
             shutdown.clone(),
         );
-        let authority = Arc::new(handle.clone());
+        let dispatch = Dispatch::new(handle.clone(), others.clone());
         let replicas = presence::start(config, (grpc, http), &metrics, &shutdown)?;
         // Both end with `shutdown` and hold nothing that anybody waits for.
         tokio::spawn(state.follower(&handle).run(shutdown.clone()));
         tokio::spawn(upkeep::prune(Arc::clone(&durable), shutdown.clone()));
-        let explainer = explainer(config, (&handle, &ephemeral), &shutdown).await?;
+        let known = (&handle, &ephemeral, &others);
+        let explainer = explainer(config, known, &shutdown).await?;
+        if !others.is_ready() {
+            others.watch(&config.replicas, replicas.clone(), &metrics, &shutdown);
+            let parts = replicas::Parts::new(&handle, &durable, &ephemeral);
+            let (others, named) = (others.clone(), replicas.clone());
+            tokio::spawn(replicas::follow(others, named, parts, shutdown.clone()));
+        }
         let services = Services {
-            handle,
+            dispatch: dispatch.clone(),
+            replicas: others,
             durable,
             ephemeral: Arc::clone(&ephemeral),
             metrics: metrics.clone(),
             explainer: explainer.clone(),
         };
-        let gateway = Gateway {
-            ephemeral,
-            authority,
-            keys: keyring,
-            development: config.development,
-            region: config.region.clone(),
-            token_valid: Duration::from_secs(config.token_valid_s),
-            metrics: metrics.clone(),
-            edges: EdgeClient::new(config.edge_ca.as_deref()).context("edge_ca")?,
-            rates: RateLimits::new(config.rate_per_address, config.rate_per_key),
-            secure: tls.is_some(),
-            explainer,
-            trusted_proxies: config.trusted_proxies.clone().into(),
-        };
+        let state = (ephemeral, keyring, tls.is_some());
+        let gateway = gateway(config, state, (dispatch, explainer), &metrics)?;
         let listener = listener(config, http_listener, tls, &metrics);
         tokio::spawn(gateway.rates.clone().forget_idle(shutdown.clone()));
         let router = http::router(gateway);
@@ -206,6 +205,29 @@ impl State {
     }
 }
 
+/// The gateway over these parts; `secure`: served by HTTPS.
+fn gateway(
+    config: &Config,
+    (ephemeral, keys, secure): (Arc<dyn Ephemeral>, Keyring, bool),
+    (dispatch, explainer): (Dispatch, Explainer),
+    metrics: &Metrics,
+) -> anyhow::Result<Gateway> {
+    Ok(Gateway {
+        ephemeral,
+        authority: Arc::new(dispatch),
+        keys,
+        development: config.development,
+        region: config.region.clone(),
+        token_valid: Duration::from_secs(config.token_valid_s),
+        metrics: metrics.clone(),
+        edges: EdgeClient::new(config.edge_ca.as_deref()).context("edge_ca")?,
+        rates: RateLimits::new(config.rate_per_address, config.rate_per_key),
+        secure,
+        explainer,
+        trusted_proxies: config.trusted_proxies.clone().into(),
+    })
+}
+
 /// The gateway's listener with its limits.
 fn listener(
     config: &Config,
@@ -245,7 +267,7 @@ async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
 /// What places clients and explains rooms, with geo data where there is some.
 async fn explainer(
     config: &Config,
-    (handle, ephemeral): (&Handle, &Arc<dyn Ephemeral>),
+    (handle, ephemeral, replicas): (&Handle, &Arc<dyn Ephemeral>, &Replicas),
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Explainer> {
     let placer = Placer::new(config.placement.clone(), config.rules(), config.prices());
@@ -255,6 +277,7 @@ async fn explainer(
         handle.clone(),
         Arc::clone(ephemeral),
         placer,
+        replicas.clone(),
     ))
 }
 
@@ -330,9 +353,22 @@ async fn keys(config: &Config, durable: &dyn Durable) -> Result<(Keyring, u64), 
     Ok((keyring, version))
 }
 
-fn settings(config: &Config, keys: &Keyring) -> Settings {
+/// The other replicas: there may be some where they can be found and share a database.
+fn others(config: &Config) -> Replicas {
+    let identity = Identity::new(&config.node_id, &config.mesh);
+    let shared = matches!(config.database(), Database::Postgres(_));
+    let found = config.consul_url.is_some() || !config.replicas.is_empty();
+    if shared && found {
+        Replicas::several(identity)
+    } else {
+        Replicas::alone(identity)
+    }
+}
+
+fn settings(config: &Config, keys: &Keyring, others: &Replicas) -> Settings {
     Settings {
         control_id: config.node_id.clone(),
+        ring: others.ring().borrow().clone(),
         mesh: config.mesh.clone(),
         keys: keys.for_nodes(),
         rules: config.rules(),

@@ -73,11 +73,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let (client, messages) = Client::connect(
         relay::control::Config {
             urls: config.control.clone(),
+            srv: relay::control::named(config.control_srv.as_deref(), config.name_server),
             hello,
         },
         control::status(plane.mesh().clone(), metrics.clone()),
         shutdown.token().clone(),
-    );
+    )?;
     let link = plane.mesh().local_addr();
     let edge: SharedEdge = Arc::new(Edge {
         node: NodeId::from(config.node_id.as_str()),

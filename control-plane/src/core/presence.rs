@@ -9,7 +9,7 @@ use prost::Message as _;
 use proto::control::{Departure, ParticipantReport, RoomReport};
 use proto::{NodeId, ParticipantSid, RoomName};
 
-use super::{Core, Output};
+use super::Core;
 use crate::registry::SessionId;
 use crate::store::Update;
 
@@ -266,8 +266,7 @@ impl Core {
             departures: Vec::new(),
             ..report
         };
-        self.outputs
-            .push_back(Output::Update(Update::Report { node, report }));
+        self.show(name.as_str(), Update::Report { node, report });
     }
 }
 

@@ -7,6 +7,7 @@ use crate::config::RoomPolicy;
 
 mod calls;
 mod random;
+mod standby;
 
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -25,6 +26,7 @@ struct Mesh {
 fn settings(policy: RoomPolicy) -> Settings {
     Settings {
         control_id: "control-0".to_owned(),
+        ring: Ring::alone("control-0"),
         mesh: "test".to_owned(),
         rules: Rules::everywhere(policy),
         prices: Prices::default(),
@@ -95,7 +97,7 @@ impl Mesh {
                 Output::Save(Change::Room(record)) => {
                     self.saved.insert(record.room.to_string(), record);
                 }
-                Output::Save(_) | Output::Update(_) => {}
+                Output::Save(_) | Output::Update(_) | Output::Shadow(_) => {}
                 Output::Transmit { session, message } => {
                     let message = message.message.expect("a message");
                     if let Down::Plan(plan) = &message {

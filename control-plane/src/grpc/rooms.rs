@@ -4,23 +4,21 @@ use std::time::Instant;
 
 use proto::control::rooms_server;
 use proto::control::{AssignRequest, AssignResponse};
-use proto::{NodeId, RoomName};
 use tonic::{Request, Response, Status};
 
-use crate::actor::{Handle, Stopped};
-use crate::core::AssignError;
+use crate::dispatch::{Dispatch, FORWARDED};
 use crate::metrics::Metrics;
 
 /// The service.
 #[derive(Debug)]
 pub(super) struct Rooms {
-    handle: Handle,
+    dispatch: Dispatch,
     metrics: Metrics,
 }
 
 impl Rooms {
-    pub(super) fn new(handle: Handle, metrics: Metrics) -> Self {
-        Self { handle, metrics }
+    pub(super) fn new(dispatch: Dispatch, metrics: Metrics) -> Self {
+        Self { dispatch, metrics }
     }
 }
 
@@ -31,35 +29,11 @@ impl rooms_server::Rooms for Rooms {
         request: Request<AssignRequest>,
     ) -> Result<Response<AssignResponse>, Status> {
         let began = Instant::now();
-        let AssignRequest {
-            room,
-            node_id,
-            room_config,
-        } = request.into_inner();
-        let answer = self
-            .handle
-            .assign(NodeId::from(node_id), RoomName::from(room), room_config)
-            .await;
+        let forwarded = request.metadata().contains_key(FORWARDED);
+        let answer = self.dispatch.assign(request.into_inner(), forwarded).await;
         self.metrics
             .assign_seconds
             .observe(began.elapsed().as_secs_f64());
-        match answer {
-            Ok(Ok(response)) => Ok(Response::new(response)),
-            Ok(Err(error)) => Err(status(&error)),
-            Err(Stopped) => Err(Status::unavailable(Stopped.to_string())),
-        }
-    }
-}
-
-fn status(error: &AssignError) -> Status {
-    let message = error.to_string();
-    match error {
-        AssignError::RoomName(_) => Status::invalid_argument(message),
-        AssignError::Node(_) | AssignError::Residency { .. } => {
-            Status::failed_precondition(message)
-        }
-        AssignError::Full => Status::resource_exhausted(message),
-        AssignError::NotSaved => Status::unavailable(message),
-        AssignError::Fenced => Status::aborted(message),
+        answer.map(Response::new)
     }
 }
