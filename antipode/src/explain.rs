@@ -258,7 +258,7 @@ fn shown_placement(placement: &Explanation) -> String {
                     Source::Corrected => "~",
                     Source::Measured => "=",
                 };
-                format!("{:.1}{mark}", client.ms)
+                format!("{:.1}{mark}", edge.client_ms)
             },
         );
         rows.push(row([

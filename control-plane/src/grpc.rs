@@ -20,9 +20,10 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::dispatch::Dispatch;
 use crate::explain::Explainer;
-use crate::metrics::Metrics;
 use crate::replicas::Replicas;
 use crate::store::{Durable, Ephemeral};
+
+pub use rooms::Rooms;
 
 /// How often an idle connection is asked whether it lives: a node that vanished is seen within this and the next.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -42,10 +43,10 @@ pub struct Services {
     pub durable: Arc<dyn Durable>,
     /// What is known of the moment.
     pub ephemeral: Arc<dyn Ephemeral>,
-    /// Counters.
-    pub metrics: Metrics,
     /// Explains rooms and placement.
     pub explainer: Explainer,
+    /// Answers edges that ask for plans.
+    pub rooms: Arc<Rooms>,
 }
 
 /// Serves until `shutdown`.
@@ -61,7 +62,7 @@ pub async fn serve(
     health
         .set_serving::<NodeSessionServer<session::Sessions>>()
         .await;
-    health.set_serving::<RoomsServer<rooms::Rooms>>().await;
+    health.set_serving::<RoomsServer<Rooms>>().await;
     health
         .set_serving::<ReplicasServer<replicas::Service>>()
         .await;
@@ -75,8 +76,8 @@ pub async fn serve(
         replicas,
         durable,
         ephemeral,
-        metrics,
         explainer,
+        rooms,
     } = services;
     let sessions = session::Sessions::new(dispatch.handle().clone(), explainer.clone());
     let between = replicas::Service::new(replicas, Arc::clone(&ephemeral), explainer.clone());
@@ -87,7 +88,7 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(reflection)
         .add_service(NodeSessionServer::new(sessions))
-        .add_service(RoomsServer::new(rooms::Rooms::new(dispatch, metrics)))
+        .add_service(RoomsServer::from_arc(rooms))
         .add_service(ReplicasServer::new(between))
         .add_service(AdminServer::new(admin::Admin::new(
             durable, ephemeral, explainer,

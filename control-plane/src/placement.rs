@@ -18,6 +18,9 @@ pub use score::{Explanation, Links, Question};
 pub struct Settings {
     /// Where a client is taken to be that nothing is known of, a region's code; empty for nowhere.
     pub default_region: String,
+    /// What a millisecond between client and edge counts like against one between edges. More than 1: whatever is lost between them
+    /// takes another of those round trips, and nobody can go around it.
+    pub client_weight: f64,
     /// What a full edge counts like, in milliseconds; it grows with the square of the load.
     pub load_ms: f64,
     /// How many milliseconds of delay a US dollar per hour of talking is worth.
@@ -30,6 +33,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             default_region: String::new(),
+            client_weight: 1.5,
             load_ms: 50.0,
             ms_per_usd_hour: 100.0,
             networks: 50_000,
@@ -39,8 +43,9 @@ impl Default for Settings {
 
 impl Settings {
     /// Its weights with their names.
-    pub fn weights(&self) -> [(&'static str, f64); 2] {
+    pub fn weights(&self) -> [(&'static str, f64); 3] {
         [
+            ("client_weight", self.client_weight),
             ("load_ms", self.load_ms),
             ("ms_per_usd_hour", self.ms_per_usd_hour),
         ]

@@ -21,7 +21,7 @@ use crate::config::{Config, Database};
 use crate::core::Settings;
 use crate::dispatch::Dispatch;
 use crate::explain::Explainer;
-use crate::grpc::{self, Services};
+use crate::grpc::{self, Rooms, Services};
 use crate::http::{self, EdgeClient, Gateway, RateLimits};
 use crate::keyring::{Follower, Keyring};
 use crate::metrics::Metrics;
@@ -40,6 +40,7 @@ pub struct Server {
     grpc: SocketAddr,
     http: SocketAddr,
     replicas: watch::Receiver<View>,
+    rooms: Arc<Rooms>,
     tasks: Tasks,
 }
 
@@ -102,13 +103,14 @@ impl Server {
             let (others, named) = (others.clone(), replicas.clone());
             tokio::spawn(replicas::follow(others, named, parts, shutdown.clone()));
         }
+        let rooms = Arc::new(Rooms::new(dispatch.clone(), metrics.clone()));
         let services = Services {
             dispatch: dispatch.clone(),
             replicas: others,
             durable,
             ephemeral: Arc::clone(&ephemeral),
-            metrics: metrics.clone(),
             explainer: explainer.clone(),
+            rooms: Arc::clone(&rooms),
         };
         let state = (ephemeral, keyring, tls.is_some());
         let gateway = gateway(config, state, (dispatch, explainer), &metrics)?;
@@ -124,6 +126,7 @@ impl Server {
             grpc,
             http,
             replicas,
+            rooms,
             tasks,
         })
     }
@@ -136,6 +139,11 @@ impl Server {
     /// Where the gateway listens.
     pub fn http_addr(&self) -> SocketAddr {
         self.http
+    }
+
+    /// The service that answers edges, without gRPC around it.
+    pub fn rooms(&self) -> Arc<Rooms> {
+        Arc::clone(&self.rooms)
     }
 
     /// The control replicas as the registry shows them, this one included.

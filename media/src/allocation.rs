@@ -65,6 +65,8 @@ pub struct Video {
     pub wanted: Target,
     /// What each costs.
     pub rates: Rates,
+    /// What the publisher said that the wanted layer may cost, in bit/s; 0 when it did not say.
+    pub announced_bps: u64,
     /// Spatial layers of one stream: a layer costs what those below cost, too.
     pub svc: bool,
     /// Shows a screen: sharpness counts more than frames per second.
@@ -113,6 +115,7 @@ struct Place {
     share: usize,
     importance: u8,
     ladder: Ladder,
+    announced_bps: u64,
     /// Steps that it had before.
     had: usize,
     /// Steps given.
@@ -127,6 +130,7 @@ impl Place {
         Self {
             share: index,
             importance: share.importance(),
+            announced_bps: video.announced_bps,
             had: ladder.steps_of(share.current),
             ladder,
             given: 0,
@@ -189,6 +193,7 @@ impl Allocator {
             });
         }
         let all: u64 = audio + places.iter().map(|p| p.ladder.top_cost()).sum::<u64>();
+        let may: u64 = audio + places.iter().map(|p| p.announced_bps).sum::<u64>();
         let before: u64 = audio + places.iter().map(|p| p.ladder.cost(p.had)).sum::<u64>();
         let within = |hold: Duration| self.held.is_some_and(|from| now < from + hold);
         let used = deal(
@@ -208,7 +213,7 @@ impl Allocator {
         }
         Summary {
             used_bps: used,
-            wanted_bps: wanted(all, budget),
+            wanted_bps: wanted(all, may, budget),
         }
     }
 
@@ -293,9 +298,10 @@ impl Purse {
     }
 }
 
-/// What a path should be known to carry: half more than everything, so that a keyframe does not look like too much.
-fn wanted(all: u64, budget: Option<u64>) -> u64 {
-    let wanted = all.saturating_mul(3) / 2;
+/// What a path should be known to carry: half more than everything, so that a keyframe does not look like too much, and what the
+/// publishers may send at any time, however little it is now (libwebrtc, too, probes for the highest configured rate).
+fn wanted(all: u64, may: u64, budget: Option<u64>) -> u64 {
+    let wanted = (all.saturating_mul(3) / 2).max(may);
     if budget.is_some_and(|budget| budget >= wanted) {
         0
     } else {

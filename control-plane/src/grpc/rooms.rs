@@ -11,13 +11,14 @@ use crate::metrics::Metrics;
 
 /// The service.
 #[derive(Debug)]
-pub(super) struct Rooms {
+pub struct Rooms {
     dispatch: Dispatch,
     metrics: Metrics,
 }
 
 impl Rooms {
-    pub(super) fn new(dispatch: Dispatch, metrics: Metrics) -> Self {
+    /// Asks whoever owns the room.
+    pub(crate) fn new(dispatch: Dispatch, metrics: Metrics) -> Self {
         Self { dispatch, metrics }
     }
 }

@@ -186,6 +186,9 @@ pub struct Candidate {
     pub region: String,
     /// Expected round trip between client and edge; `None` when nobody knows where the client is.
     pub client: Option<Expected>,
+    /// What that counts like.
+    #[serde(default)]
+    pub client_ms: f64,
     /// Mean round trip from the edge to where the room's other people are; 0 for an empty room.
     pub room_ms: f64,
     /// All of those round trips were measured; else some are modelled by distance.
@@ -321,6 +324,7 @@ impl<'a> Room<'a> {
         // A client that names another place than its own is not measured there.
         let network = network.filter(|_| client.basis != Basis::Region);
         let client = measured.expect(network, &edge.region, model_ms);
+        let client_ms = client.map_or(0.0, |expected| expected.ms * settings.client_weight);
         let (mut sum_ms, mut count, mut room_measured) = (0.0, 0.0, true);
         for (other, people) in &self.people {
             let (ms, was_measured) = links.between(edge, other);
@@ -345,13 +349,14 @@ impl<'a> Room<'a> {
             node_id: edge.node_id.clone(),
             region: edge.region.clone(),
             client,
+            client_ms,
             room_ms,
             room_measured,
             load: edge.load,
             load_ms,
             usd_per_hour,
             price_ms,
-            total_ms: client.map_or(0.0, |expected| expected.ms) + room_ms + load_ms + price_ms,
+            total_ms: client_ms + room_ms + load_ms + price_ms,
             excluded: None,
         }
     }

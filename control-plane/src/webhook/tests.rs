@@ -72,6 +72,6 @@ fn the_token_vouches_for_the_body() {
         (claims.iss.as_str(), claims.exp - claims.nbf),
         ("devkey", 300)
     );
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body.as_bytes());
+    let digest = digest(&SHA256, body.as_bytes());
     assert_eq!(claims.sha256, STANDARD.encode(digest));
 }

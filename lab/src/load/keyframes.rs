@@ -1,7 +1,9 @@
-//! When subscribers have a picture, and what that asks of publishers.
+//! When subscribers have an answer and a picture, and what that asks of publishers.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+
+use livekit_protocol::signal_response::Message as Response;
 
 use crate::client::{Arrival, Observer};
 use crate::synthetic::monotonic_ns;
@@ -22,6 +24,7 @@ pub(super) struct Keyframes {
 
 #[derive(Debug, Default)]
 struct Progress {
+    answered_ns: Option<u64>,
     connected_ns: Option<u64>,
     complete_ns: Option<u64>,
     /// Keyframe under way, by SSRC: its timestamp and the number of its next packet.
@@ -36,6 +39,12 @@ impl Keyframes {
             inner: Mutex::new(Progress::default()),
             requested_ns: Mutex::new(Vec::new()),
         }
+    }
+
+    /// Nanoseconds from the start to the server's answer to the first offer.
+    pub(super) fn negotiation_ns(&self) -> Option<u64> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(inner.answered_ns?.saturating_sub(self.started_ns))
     }
 
     /// Nanoseconds from the start, and from the media connection, to the first whole keyframe.
@@ -64,6 +73,13 @@ impl Keyframes {
 }
 
 impl Observer for Keyframes {
+    fn told(&self, now_ns: u64, message: &Response) {
+        if matches!(message, Response::Answer(_)) {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.answered_ns.get_or_insert(now_ns);
+        }
+    }
+
     fn connected(&self, now_ns: u64) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.connected_ns = Some(now_ns);

@@ -59,6 +59,9 @@ pub struct Report {
     pub duplicate_packets: u64,
     /// From a publisher's send call to a subscriber's receive, one clock, milliseconds.
     pub delay_ms: Quantiles,
+    /// From the start of a subscriber's join to the answer to its first offer, milliseconds (light clients that offer with
+    /// their join).
+    pub negotiation_ms: Quantiles,
     /// From the start of a subscriber's join to its media connection, milliseconds.
     pub join_ms: Quantiles,
     /// From the start of a subscriber's join to its first whole keyframe, milliseconds (light clients with video only).
@@ -112,6 +115,7 @@ impl fmt::Display for Report {
             )
         };
         line(f, "delay", &self.delay_ms)?;
+        line(f, "negotiation", &self.negotiation_ms)?;
         line(f, "join", &self.join_ms)?;
         line(f, "keyframe", &self.keyframe_ms)?;
         writeln!(

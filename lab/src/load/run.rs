@@ -304,7 +304,11 @@ fn tally_keyframes(
     subscribers: &[Arc<Keyframes>],
 ) {
     let (mut joined_us, mut connected_us) = (histogram(), histogram());
+    let mut answered_us = histogram();
     for subscriber in subscribers {
+        if let Some(ns) = subscriber.negotiation_ns() {
+            answered_us.saturating_record(ns / 1000);
+        }
         let Some((from_join_ns, from_connect_ns)) = subscriber.took_ns() else {
             report.without_keyframe += 1;
             continue;
@@ -312,6 +316,7 @@ fn tally_keyframes(
         joined_us.saturating_record(from_join_ns / 1000);
         connected_us.saturating_record(from_connect_ns / 1000);
     }
+    report.negotiation_ms = Quantiles::of_us(&answered_us);
     report.keyframe_ms = Quantiles::of_us(&joined_us);
     report.keyframe_after_connect_ms = Quantiles::of_us(&connected_us);
     for (all, most) in publishers.iter().map(|publisher| publisher.requests()) {

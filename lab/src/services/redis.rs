@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use super::process::{Error, Server, find, folder, free_port};
 
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// A private Redis that keeps nothing on disk: after a restart it is empty.
 #[derive(Debug)]
 pub struct Redis {
@@ -50,6 +53,19 @@ impl Redis {
     /// Process id of the server while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.server.pid()
+    }
+
+    /// What it says of itself, a section such as `stats`: lines of `name:value`.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn info(&self, section: &str) -> std::io::Result<String> {
+        let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        connection.set_read_timeout(Some(ANSWER))?;
+        write!(connection, "INFO {section}\r\nQUIT\r\n")?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 
     /// Ends it as a crash does.

@@ -18,6 +18,7 @@ fn video(layer: u8) -> Share {
         kind: Kind::Video(Video {
             wanted: top(layer),
             rates: SIMULCAST,
+            announced_bps: 0,
             svc: false,
             screen: false,
         }),
@@ -120,6 +121,19 @@ fn audio_first_then_every_video_then_upgrades() {
 }
 
 #[test]
+fn wants_what_publishers_may_send() {
+    let mut share = video(2);
+    let Kind::Video(video) = &mut share.kind else {
+        unreachable!("it is a video");
+    };
+    video.announced_bps = 3_000_000;
+    let mut one = Subscriber::new(&[share]);
+    // Half more than everything that comes is 2.55 Mbit/s.
+    assert_eq!(one.summary(Some(2_600_000)).wanted_bps, 3_000_000);
+    assert_eq!(one.summary(Some(3_000_000)).wanted_bps, 0);
+}
+
+#[test]
 fn what_matters_more_is_sharper() {
     let speaker = Share {
         speaking: true,
@@ -139,6 +153,7 @@ fn what_matters_more_is_sharper() {
         kind: Kind::Video(Video {
             wanted: top(2),
             rates: SIMULCAST,
+            announced_bps: 0,
             svc: false,
             screen: true,
         }),
@@ -215,6 +230,7 @@ fn spatial_layers_cost_what_is_below_them() {
         kind: Kind::Video(Video {
             wanted: top(2),
             rates,
+            announced_bps: 0,
             svc: true,
             screen: false,
         }),
@@ -235,6 +251,7 @@ fn a_layer_that_costs_nothing_more_is_given() {
     share.kind = Kind::Video(Video {
         wanted: top(2),
         rates,
+        announced_bps: 0,
         svc: false,
         screen: false,
     });
@@ -254,6 +271,7 @@ fn any_share() -> impl Strategy<Value = Share> {
                 kind: Kind::Video(Video {
                     wanted: Target { layer, temporal },
                     rates: rates.map(|layer| layer.map(|bps| u64::from(bps % 500_000))),
+                    announced_bps: 0,
                     svc,
                     screen,
                 }),

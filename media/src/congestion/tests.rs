@@ -424,3 +424,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_narrow_path_is_known_to_who_sends_only_a_voice() {
+    for seed in SEEDS {
+        let path = Path {
+            capacity: vec![(0, 0.4e6), (10, 0.2e6)],
+            ..Path::default()
+        };
+        let app = App::Layers(vec![53e3, 115e3, 150e3, 200e3, 300e3]);
+        let flow = run("voice", &path, app, seed, 60);
+        let late = &flow[20..];
+        let low = late
+            .iter()
+            .filter(|second| second.target_bps < 0.15e6)
+            .count();
+        println!(
+            "voice, seed {seed}: {:.2} known, {low} seconds low",
+            target(late) / 0.2e6
+        );
+        assert!(target(late) > 0.8 * 0.2e6, "seed {seed}");
+    }
+}

@@ -231,12 +231,11 @@ fn share(now: Instant, downtrack: &mut Downtrack, track: &Track) -> Option<Share
             bps: if bps == 0 { AUDIO_BPS } else { bps },
         }
     } else {
+        let layer = track.top(wanted.layer);
         Kind::Video(Video {
-            wanted: Target {
-                layer: track.top(wanted.layer),
-                ..wanted
-            },
+            wanted: Target { layer, ..wanted },
             rates: rates(now, track),
+            announced_bps: announced(now, track, layer),
             svc: track.is_svc(),
             screen: track.config.screen,
         })
@@ -250,6 +249,20 @@ fn share(now: Instant, downtrack: &mut Downtrack, track: &Track) -> Option<Share
     })
 }
 
+/// What a layer may cost, as announced; what does not come although it was asked for costs nothing.
+fn announced(now: Instant, track: &Track, top: u8) -> u64 {
+    let sent = |layer: &u8| !track.muted && !is_missing(now, track, *layer);
+    let sent = (0..=top).rev().find(sent);
+    sent.and_then(|layer| track.announced_bps(layer))
+        .unwrap_or(0)
+}
+
+/// Whether a layer does not come although it was asked for.
+fn is_missing(now: Instant, track: &Track, layer: u8) -> bool {
+    let asked = track.asked_since(layer);
+    track.live & (1 << layer) == 0 && asked.is_some_and(|at| now >= at + ARRIVAL_MAX)
+}
+
 /// What the layers of a track cost: as measured, as announced while nothing was measured. What does not come although it was
 /// asked for costs nothing more.
 fn rates(now: Instant, track: &Track) -> crate::allocation::Rates {
@@ -261,8 +274,7 @@ fn rates(now: Instant, track: &Track) -> crate::allocation::Rates {
     let mut announced_below = 0;
     for (index, layer) in (0u8..).zip(rates.iter_mut()) {
         let announced = track.announced_bps(index);
-        let asked = track.asked_since(index);
-        if track.live & (1 << index) == 0 && asked.is_some_and(|at| now >= at + ARRIVAL_MAX) {
+        if is_missing(now, track, index) {
             *layer = if track.is_svc() {
                 Default::default()
             } else {

@@ -126,6 +126,9 @@ impl Router {
         };
         let at = (transport_slot, track_slot);
         let mut downtrack = Downtrack::new(at, config, (first, first_rtx), now);
+        if track.config.streams > 1 {
+            downtrack.line.leave_out_dependency_descriptor();
+        }
         for ssrc in std::iter::once(config.ssrc).chain(config.rtx_ssrc) {
             if let Some(retired) = transport.egress.revive(ssrc) {
                 downtrack.go_on(retired);

@@ -93,6 +93,13 @@ impl Line {
         }
     }
 
+    /// For a subscription that changes between streams. An encoder of several streams counts their frames together: of the same
+    /// picture the higher layer has the lower frame number, and a receiver that has seen the lower layer drops the higher one's
+    /// keyframe as old, and waits for 3 s before it asks for another.
+    pub(super) fn leave_out_dependency_descriptor(&mut self) {
+        self.ids.dependency_descriptor = None;
+    }
+
     fn form(&self, descriptor: Option<&[u8]>) -> Form {
         if self.wide {
             Form::TwoByte

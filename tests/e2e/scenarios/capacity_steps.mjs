@@ -14,6 +14,8 @@ const STEPS = { vp8: [3, 0.6, 0.2, 3], 'vp9-svc': [0.9, 0.4, 0.2, 0.9], av1: [0.
 const STEADY_FROM = 0.5;
 /** After a step the queue may be full for as long as it takes to notice. */
 const NOTICE_MS = 2000;
+/** Queues from here on are logged one by one. */
+const LONG_QUEUE_MS = 150;
 const LIMITS = { estimateMin: 75, estimateMax: 105, recoveryS: 10, queueMs: 250, audioLost: 1 };
 /** The short form's steps are too short to become steady in, and its machine is busy: it shows that the sender follows. */
 const LIMITS_SHORT = { estimateMin: 40, estimateMax: 115, recoveryS: 10, queueMs: 310, audioLost: 6 };
@@ -45,6 +47,9 @@ function judgeStep(s, { receiver, wan, sampler }, { mbps, up, from, to }) {
   const reports = sampler.during(receiver.identity, steady, to);
   const estimate = percentile(reports.map((one) => one.estimate_bps).filter(Number.isFinite), 50);
   const queues = wan.during('down', from + NOTICE_MS, to).map((one) => one.queue_ms_max);
+  for (const one of wan.during('down', from, to).filter((sample) => sample.queue_ms_max > LONG_QUEUE_MS)) {
+    s.log(`${round((one.at_ms - s.started) / 1000)} s  to ${receiver.identity}: queue on the path ${one.queue_ms_max} ms, ${round(one.rate_bps / 1000, 0)} kbit/s`);
+  }
   const delivered = wan.during('down', steady, to).map((one) => one.rate_bps);
   const figures = {
     kbps: mbps * 1000,

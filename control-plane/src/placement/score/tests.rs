@@ -86,7 +86,8 @@ fn near_the_client_when_nobody_else_is_there() {
     assert!(told.reason.contains("London, GB"), "{}", told.reason);
     assert_eq!(told.candidates.len(), 4);
     for candidate in &told.candidates {
-        let client = candidate.client.expect("known").ms;
+        let client = candidate.client_ms;
+        assert!(client > candidate.client.expect("known").ms);
         let sum = client + candidate.room_ms + candidate.load_ms + candidate.price_ms;
         assert!((candidate.total_ms - sum).abs() < 1e-9, "{candidate:?}");
     }

@@ -102,6 +102,40 @@ fn a_layer_switch_is_invisible_to_the_receiver() {
     assert_eq!(demands, [0b001, 0b111, 0b100, 0b111, 0b010]);
 }
 
+/// The dependency descriptor that a subscriber gets with the frame after the first, of a publisher with these streams.
+fn described(rids: &[&'static str]) -> Option<Vec<u8>> {
+    let mut call = Call::new();
+    let (alice, bob) = (call.join(), call.join());
+    publish_video(&mut call, alice, 1, rids);
+    call.subscribe(bob, 1, target(0, 7));
+    let mut layer = Encoder::new(alice, 11, "v", rids.first().copied().unwrap_or_default());
+    layer.frame(&mut call, true, 0);
+    let (packet, index) = layer.vp8(false, 0, 1).remove(0);
+    let header = crate::rtp::Header {
+        marker: true,
+        payload_type: 96,
+        seq: crate::rtp::low16(index),
+        timestamp: layer.timestamp,
+        ssrc: layer.ssrc,
+    };
+    let payload = packet[packet.len() - 11..].to_vec();
+    layer.mid = "";
+    // Of template 1, frame number 2.
+    let id = call::PUBLISHER_IDS.dependency_descriptor.unwrap();
+    let packet = layer.rtp(&header, (id, "\u{41}\0\u{2}"), &payload);
+    call.send(alice, packet, index);
+    let seen = call.peers[bob].take_media();
+    assert_eq!(seen.len(), 3);
+    let id = call::SUBSCRIBER_IDS.dependency_descriptor.unwrap();
+    seen[2].elements.get(&id).cloned()
+}
+
+#[test]
+fn frame_numbers_that_streams_share_are_not_passed_on() {
+    assert_eq!(described(&["q", "h"]), None);
+    assert_eq!(described(&[]), Some(vec![0x41, 0, 2]));
+}
+
 #[test]
 fn sender_reports_align_the_layers_timestamps() {
     let mut call = Call::new();

@@ -3,6 +3,9 @@
 /** Distance of the flashes, and how long each lasts. */
 const PERIOD_S = 0.5;
 const LENGTH_S = 0.12;
+/** Distance of the frames, and how often it is looked whether one is due. */
+const FRAME_S = 0.033;
+const LOOK_MS = 4;
 const SIZE = { width: 320, height: 180 };
 const BEEP_HZ = 1000;
 /** Mean brightness (0–255) and amplitude (0–1) above which it is on. */
@@ -37,13 +40,16 @@ export async function flashes() {
   const context = await audioContext();
   const canvas = Object.assign(document.createElement('canvas'), SIZE);
   const picture = canvas.getContext('2d');
+  // Frames as they are drawn: a canvas that is captured 30 times a second shows each flash by up to 33 ms late, always by the same.
+  const video = new MediaStreamTrackGenerator({ kind: 'video' });
+  const frames = video.writable.getWriter();
   const gain = new GainNode(context, { gain: 0 });
   const output = new MediaStreamAudioDestinationNode(context, { channelCount: 1 });
   const tone = new OscillatorNode(context, { frequency: BEEP_HZ });
   tone.connect(gain).connect(output);
   tone.start();
   let scheduled = Math.ceil(context.currentTime / PERIOD_S) * PERIOD_S;
-  let turn = 0;
+  let [turn, lit, drawn] = [0, false, 0];
   const timer = setInterval(() => {
     const now = context.currentTime;
     while (scheduled < now + 0.4) {
@@ -51,18 +57,21 @@ export async function flashes() {
       gain.gain.setValueAtTime(0.5, scheduled);
       gain.gain.setValueAtTime(0, scheduled + LENGTH_S);
     }
-    turn += 1;
-    picture.fillStyle = now % PERIOD_S < LENGTH_S && now > PERIOD_S ? '#fff' : '#000';
+    const bright = now % PERIOD_S < LENGTH_S && now > PERIOD_S;
+    if (bright === lit && now - drawn < FRAME_S) return;
+    [lit, drawn, turn] = [bright, now, turn + 1];
+    picture.fillStyle = bright ? '#fff' : '#000';
     picture.fillRect(0, 0, SIZE.width, SIZE.height);
     // A change in every frame keeps frames coming.
     picture.fillStyle = turn % 2 ? '#444' : '#555';
     picture.fillRect(0, 0, 8, 8);
-  }, 10);
-  const [video] = canvas.captureStream(30).getVideoTracks();
+    void frames.write(new VideoFrame(canvas, { timestamp: Math.round(performance.now() * 1000) }));
+  }, LOOK_MS);
   const [audio] = output.stream.getAudioTracks();
   const stop = () => {
     clearInterval(timer);
     tone.stop();
+    void frames.close();
     video.stop();
     audio.stop();
   };
