@@ -15,7 +15,7 @@ struct Mesh {
     core: Core,
     now: Instant,
     sessions: u64,
-    saved: BTreeMap<String, crate::store::RoomRecord>,
+    saved: BTreeMap<String, RoomRecord>,
     answers: Vec<Result<AssignResponse, AssignError>>,
     heard: BTreeMap<SessionId, Vec<Down>>,
     closed: Vec<SessionId>,

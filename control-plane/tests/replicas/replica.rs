@@ -94,14 +94,12 @@ impl Replica {
         answer.expect("answers").into_inner().ready
     }
 
-    /// How many replicas it sees, itself included.
-    fn sees(&self) -> i64 {
+    /// Whether it sees so many replicas, itself included.
+    fn sees(&self, count: usize) -> bool {
         let metrics = self.plane.registry.gather();
-        let replicas = metrics
-            .iter()
-            .find(|family| family.name() == "antipode_control_replicas");
-        let value = replicas.and_then(|family| family.get_metric().first());
-        value.map_or(0, |metric| metric.get_gauge().value() as i64)
+        let shown = prometheus::TextEncoder::new().encode_to_string(&metrics);
+        let line = format!("antipode_control_replicas {count}\n");
+        shown.expect("text").contains(&line)
     }
 }
 
@@ -116,11 +114,10 @@ impl Drop for Replica {
 
 /// Waits until these replicas know each other and share what there is.
 pub(crate) async fn together(replicas: &[&Replica]) {
-    let count = i64::try_from(replicas.len()).expect("few");
     eventually("replicas know each other", async || {
         let mut so = true;
         for replica in replicas {
-            so &= replica.sees() == count && replica.is_ready().await;
+            so &= replica.sees(replicas.len()) && replica.is_ready().await;
         }
         so
     })

@@ -1,7 +1,6 @@
 //! A replica that does not own a room, and takes it over.
 
 use super::*;
-use crate::store::RoomRecord;
 
 /// The other replica owns everything; both hear the nodes.
 fn standing_by() -> (Mesh, SessionId) {
