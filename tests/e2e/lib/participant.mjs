@@ -1,5 +1,9 @@
 import { CheckFailed, check, until, sleep } from './check.mjs';
 
+/** A lossy message may be lost, and on a link that loses one of twenty it is now and then. */
+const LOSSY_TRIES = 5;
+const LOSSY_TIMEOUT_MS = 1500;
+
 /**
  * A participant of a call, whichever client it runs in. Sub-classes give `request(command)` and `close()`, and put what
  * happens into `this.events` (newest last), each `{event, at_ms, …}`.
@@ -83,12 +87,24 @@ export class Participant {
     }
   }
 
-  /** Sends data and waits for it at the others; returns the slowest delay in ms. */
+  /** Sends data and waits for it at the others; returns the slowest delay in ms. What is not reliable is sent again when it is lost. */
   async tells(others, { topic = 'chat', reliable = true } = {}) {
+    if (reliable) return this.tellsOnce(others, { topic, reliable });
+    for (let left = LOSSY_TRIES; ; left -= 1) {
+      try {
+        return await this.tellsOnce(others, { topic, reliable, timeoutMs: LOSSY_TIMEOUT_MS });
+      } catch (error) {
+        if (left <= 1) throw error;
+      }
+    }
+  }
+
+  async tellsOnce(others, { topic, reliable, timeoutMs }) {
     const payload = `${this.identity} ${Math.random().toString(36).slice(2)}`;
     const sent = Date.now();
     await this.act('send', { payload, topic, reliable });
-    const arrivals = await Promise.all(others.map((one) => one.event('data', { payload, topic, identity: this.identity })));
+    const fields = { payload, topic, identity: this.identity };
+    const arrivals = await Promise.all(others.map((one) => one.event('data', fields, { timeoutMs })));
     return Math.round(Math.max(...arrivals.map((one) => one.at_ms - sent)));
   }
 

@@ -1,6 +1,7 @@
 //! Layers, pauses and what a receiver sees of them.
 
 use super::*;
+use crate::rtp::{Header, low16};
 
 fn target(stream: u8, temporal: u8) -> Option<Target> {
     Some(Target {
@@ -111,10 +112,10 @@ fn described(rids: &[&'static str]) -> Option<Vec<u8>> {
     let mut layer = Encoder::new(alice, 11, "v", rids.first().copied().unwrap_or_default());
     layer.frame(&mut call, true, 0);
     let (packet, index) = layer.vp8(false, 0, 1).remove(0);
-    let header = crate::rtp::Header {
+    let header = Header {
         marker: true,
         payload_type: 96,
-        seq: crate::rtp::low16(index),
+        seq: low16(index),
         timestamp: layer.timestamp,
         ssrc: layer.ssrc,
     };
