@@ -497,6 +497,7 @@ fn settings(now: Instant) -> Settings {
     };
     Settings {
         control_id: String::new(),
+        ring: control_plane::ring::Ring::alone(""),
         mesh: String::new(),
         rules: Rules::new(terms, &[]),
         prices: Prices::default(),
@@ -542,7 +543,8 @@ fn drain(core: &mut Core, now: Instant) -> usize {
             | Output::Answered { .. }
             | Output::Event(_)
             | Output::Close { .. }
-            | Output::Update(_) => {}
+            | Output::Update(_)
+            | Output::Shadow(_) => {}
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The task that owns the core: feeds it, saves what it wants saved, then sends what it wants sent.
 
-use std::collections::{BTreeMap, VecDeque};
+mod unsaved;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,8 +20,10 @@ use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Pushed};
 use crate::planner::Decision;
 use crate::registry::SessionId;
-use crate::store::{Change, Durable, Ephemeral, Fenced, Saved, Update};
+use crate::ring::Ring;
+use crate::store::{Durable, Ephemeral, Fenced, RoomRecord, Saved, Update};
 use crate::webhook::Webhooks;
+use unsaved::Unsaved;
 
 /// Commands that wait; senders wait beyond it.
 const QUEUE: usize = 4_096;
@@ -27,12 +31,10 @@ const QUEUE: usize = 4_096;
 const BATCH: usize = 256;
 /// How often gauges are set.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
-/// Participants' sessions and events that wait while the store is away.
-const HISTORY_MAX: usize = 100_000;
-/// Of those, how many are saved at once: what piled up must not hold up rooms for longer than some tenths of a second.
-const HISTORY_BATCH: usize = 500;
 /// Longest wait for the store.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a store that is away is looked for. Until it is back nothing is saved, and nobody waits for it.
+const LOOK: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 enum Command {
@@ -63,6 +65,15 @@ enum Command {
         call: Call,
         reply: oneshot::Sender<Result<Answer, CallError>>,
     },
+    Ring(Ring),
+    Adopt {
+        rooms: Vec<RoomRecord>,
+        reply: oneshot::Sender<()>,
+    },
+    Settled {
+        reply: oneshot::Sender<bool>,
+    },
+    StoreBack,
 }
 
 /// The control plane's task has ended.
@@ -159,6 +170,34 @@ impl Handle {
         answer.await.unwrap_or(Err(CallError::Stopped))
     }
 
+    /// Has this replica own what the ring says.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn ring(&self, ring: Ring) -> Result<(), Stopped> {
+        self.send(Command::Ring(ring)).await
+    }
+
+    /// Has it take over the rooms that it gained by the ring, with all rooms that live as the durable store has them.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn adopt(&self, rooms: Vec<RoomRecord>) -> Result<(), Stopped> {
+        let (reply, done) = oneshot::channel();
+        self.send(Command::Adopt { rooms, reply }).await?;
+        done.await.map_err(|_| Stopped)
+    }
+
+    /// Whether all nodes that were known at the start have a session, or are dead.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn is_settled(&self) -> Result<bool, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Settled { reply }).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+
     async fn send(&self, command: Command) -> Result<(), Stopped> {
         self.commands.send(command).await.map_err(|_| Stopped)
     }
@@ -193,101 +232,15 @@ pub fn spawn(
         calls: BTreeMap::new(),
         tickets: 0,
         unsaved: Unsaved::default(),
+        adopting: Vec::new(),
+        commands: commands.downgrade(),
+        away: false,
     };
     let handle = Handle {
         commands,
         sessions: Arc::new(AtomicU64::new(1)),
     };
     (handle, tokio::spawn(actor.run(saved, queue, shutdown)))
-}
-
-/// Changes that wait to be saved: the latest of each room and node.
-#[derive(Debug, Default)]
-struct Unsaved {
-    ended: BTreeMap<String, Change>,
-    rooms: BTreeMap<String, Change>,
-    nodes: BTreeMap<NodeId, Change>,
-    /// What happened, in order.
-    history: VecDeque<Change>,
-}
-
-impl Unsaved {
-    fn add(&mut self, change: Change) {
-        match &change {
-            Change::Room(room) => drop(self.rooms.insert(room.sid.to_string(), change)),
-            Change::RoomEnded { sid, .. } => drop(self.ended.insert(sid.to_string(), change)),
-            Change::Node(hello) => {
-                drop(
-                    self.nodes
-                        .insert(NodeId::from(hello.node_id.as_str()), change),
-                );
-            }
-            Change::NodeForgotten(node) => drop(self.nodes.insert(node.clone(), change)),
-            Change::Joined(_) | Change::Left { .. } | Change::Webhook(_) => {
-                self.history.push_back(change);
-            }
-        }
-    }
-
-    /// Drops the oldest history beyond what is kept while the store is away; returns how much.
-    fn bound(&mut self) -> usize {
-        let excess = self.history.len().saturating_sub(HISTORY_MAX);
-        self.history.drain(..excess);
-        excess
-    }
-
-    /// All changes, of the history the oldest: ends of rooms before beginnings, so that a room of the same name may begin. One that began and ended
-    /// unsaved has no row and gets none.
-    fn changes(&self) -> Vec<Change> {
-        let living = self
-            .rooms
-            .iter()
-            .filter(|(sid, _)| !self.ended.contains_key(*sid));
-        let rooms = self.ended.values().chain(living.map(|(_, change)| change));
-        rooms
-            .chain(self.nodes.values())
-            .chain(self.history.iter().take(HISTORY_BATCH))
-            .cloned()
-            .collect()
-    }
-
-    /// Forgets what [`Unsaved::changes`] gave.
-    fn saved(&mut self) {
-        self.ended.clear();
-        self.rooms.clear();
-        self.nodes.clear();
-        let count = self.history.len().min(HISTORY_BATCH);
-        self.history.drain(..count);
-    }
-
-    /// Drops what is still to be told of rooms whose changes were not saved.
-    fn drop_events(&mut self, fenced: &[Fenced]) {
-        let of_fenced = |room: &RoomId| fenced.iter().any(|fenced| fenced.room == *room);
-        self.history.retain(|change| match change {
-            Change::Webhook(webhook) => !of_fenced(&webhook.room),
-            _ => true,
-        });
-    }
-
-    fn is_empty(&self) -> bool {
-        self.rooms.is_empty()
-            && self.ended.is_empty()
-            && self.nodes.is_empty()
-            && self.history.is_empty()
-    }
-
-    fn rooms(&self) -> Vec<RoomId> {
-        let name = |change: &Change| match change {
-            Change::Room(room) => Some(room.room.clone()),
-            Change::RoomEnded { .. }
-            | Change::Node(_)
-            | Change::NodeForgotten(_)
-            | Change::Joined(_)
-            | Change::Left { .. }
-            | Change::Webhook(_) => None,
-        };
-        self.rooms.values().filter_map(name).collect()
-    }
 }
 
 /// What may be done once changes are saved.
@@ -298,6 +251,7 @@ struct Effects {
     answers: Vec<(Ticket, Result<Answer, CallError>)>,
     closes: Vec<(SessionId, Status)>,
     updates: Vec<Update>,
+    shadows: Vec<Update>,
 }
 
 #[derive(Debug)]
@@ -310,6 +264,12 @@ struct Actor {
     calls: BTreeMap<Ticket, oneshot::Sender<Result<Answer, CallError>>>,
     tickets: u64,
     unsaved: Unsaved,
+    /// Who waits for rooms to be taken over.
+    adopting: Vec<oneshot::Sender<()>>,
+    /// Of this task, for one that looks for the store.
+    commands: mpsc::WeakSender<Command>,
+    /// The durable store did not answer the last time and has not been found again.
+    away: bool,
 }
 
 impl Actor {
@@ -379,6 +339,19 @@ impl Actor {
                 Input::Call { ticket, call }
             }
             Command::Keys(keys) => Input::Keys(keys),
+            Command::Ring(ring) => Input::Ring(ring),
+            Command::Adopt { rooms, reply } => {
+                self.adopting.push(reply);
+                Input::Adopt(rooms)
+            }
+            Command::Settled { reply } => {
+                reply.send(self.core.is_settled()).ok();
+                return;
+            }
+            Command::StoreBack => {
+                self.away = false;
+                return;
+            }
             Command::Decision { room, reply } => {
                 // The caller may have gone meanwhile.
                 reply.send(self.core.decision(&room)).ok();
@@ -417,11 +390,15 @@ impl Actor {
                     effects.closes.push((session, status));
                 }
                 Output::Update(update) => effects.updates.push(update),
+                Output::Shadow(update) => effects.shadows.push(update),
                 Output::Timeout(at) => break at,
             }
         };
         let outcome = if self.unsaved.is_empty() {
             Some(Vec::new())
+        } else if self.away {
+            self.drop_excess();
+            None
         } else {
             self.save().await
         };
@@ -470,6 +447,18 @@ impl Actor {
             .saves
             .with_label_values(&["failed"])
             .inc();
+        self.drop_excess();
+        tracing::warn!(
+            error,
+            changes = changes.len(),
+            "changes could not be saved; plans are held back"
+        );
+        self.look_for_store();
+        None
+    }
+
+    /// Bounds what waits for the store.
+    fn drop_excess(&mut self) {
         let lost = self.unsaved.bound();
         if lost > 0 {
             let count = u64::try_from(lost).unwrap_or(u64::MAX);
@@ -477,18 +466,37 @@ impl Actor {
             counter.inc_by(count);
             tracing::warn!(lost, "history dropped: the store is away for too long");
         }
-        tracing::warn!(
-            error,
-            changes = changes.len(),
-            "changes could not be saved; plans are held back"
-        );
-        None
+    }
+
+    /// Saves nothing until the store answers again: nobody is to wait for it in vain.
+    fn look_for_store(&mut self) {
+        self.away = true;
+        let (durable, commands) = (Arc::clone(&self.stores.durable), self.commands.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                let answers = durable.ping().await.is_ok();
+                match commands.upgrade() {
+                    Some(commands) if answers => {
+                        // Its queue is closed when the task has ended.
+                        commands.send(Command::StoreBack).await.ok();
+                        return;
+                    }
+                    Some(_) => {}
+                    None => return,
+                }
+            }
+        });
     }
 
     /// Acts on what was saved, but for the rooms that were fenced; `None` when nothing was saved.
     async fn act(&mut self, effects: Effects, outcome: Option<&[Fenced]>) {
         if let Err(error) = self.stores.ephemeral.apply(effects.updates).await {
             tracing::warn!(%error, "ephemeral store refused changes");
+        }
+        self.stores.ephemeral.shadow(effects.shadows);
+        for done in self.adopting.drain(..) {
+            done.send(()).ok();
         }
         if outcome.is_some()
             && let Some(webhooks) = &self.stores.webhooks
@@ -585,40 +593,5 @@ impl Actor {
             let nodes = i64::try_from(self.core.node_count(state)).unwrap_or(i64::MAX);
             self.metrics.nodes.with_label_values(&[label]).set(nodes);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn left(number: usize) -> Change {
-        Change::Left {
-            participant: format!("PA_{number}"),
-            at_ms: 1,
-        }
-    }
-
-    #[test]
-    fn history_is_saved_in_parts_and_bounded() {
-        let mut unsaved = Unsaved::default();
-        for number in 0..HISTORY_BATCH + 1 {
-            unsaved.add(left(number));
-        }
-        unsaved.add(Change::NodeForgotten("a".into()));
-        let first = unsaved.changes();
-        assert_eq!(first.len(), 1 + HISTORY_BATCH);
-        assert_eq!(first[1], left(0));
-        unsaved.saved();
-        assert_eq!(unsaved.changes(), [left(HISTORY_BATCH)]);
-        unsaved.saved();
-        assert!(unsaved.is_empty());
-
-        for number in 0..HISTORY_MAX + 3 {
-            unsaved.add(left(number));
-        }
-        assert_eq!(unsaved.bound(), 3);
-        assert_eq!(unsaved.changes()[0], left(3), "the oldest go");
-        assert_eq!(unsaved.bound(), 0);
     }
 }

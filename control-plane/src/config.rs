@@ -70,6 +70,8 @@ pub struct Config {
     pub consul_url: Option<Secret>,
     /// Token for Consul's access control.
     pub consul_token: Option<Secret>,
+    /// gRPC URLs of other replicas (`http://host:port`), beside those that Consul names. This one's own may be among them.
+    pub replicas: Vec<String>,
     /// Host name or address where nodes and other replicas reach this one, for Consul. Without it the address that `grpc`
     /// listens on, or, if that is any, the agent's.
     pub advertise: Option<String>,
@@ -147,6 +149,7 @@ impl Default for Config {
             redis_url: None,
             consul_url: None,
             consul_token: None,
+            replicas: Vec::new(),
             advertise: None,
             master_key: None,
             tls: None,

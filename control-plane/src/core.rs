@@ -7,6 +7,7 @@ mod drain;
 mod events;
 mod presence;
 mod room;
+mod standby;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,14 +19,15 @@ use proto::control::{
     PeerList, Welcome,
 };
 use proto::{NodeId, RoomId, RoomSid};
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng};
 
 use crate::planner::{Decision, Observation, Role, Topology};
 use crate::prices::Prices;
 use crate::registry::{Node, Refused, Registry, SessionId, Verdict};
+use crate::ring::Ring;
 use crate::rules::{Rules, Terms};
-use crate::store::{Change, Fenced, Saved, Update};
+use crate::store::{Change, Fenced, RoomRecord, Saved, Update};
 use attendance::Attendance;
 pub(crate) use calls::METADATA_MAX;
 use calls::Pending;
@@ -34,6 +36,7 @@ pub use events::Event;
 pub(crate) use presence::info as participant_info;
 pub use room::AssignError;
 use room::Room;
+use standby::Standby;
 
 /// How long a node that is back has to report the rooms it serves.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
@@ -55,6 +58,8 @@ pub struct Ticket(pub u64);
 pub struct Settings {
     /// Name of this replica.
     pub control_id: String,
+    /// The replicas that own rooms, at first.
+    pub ring: Ring,
     /// Name of the mesh.
     pub mesh: String,
     /// How rooms cross the mesh, and where they may.
@@ -128,6 +133,10 @@ pub enum Input {
     Fenced(Vec<Fenced>),
     /// There are other API keys from now on.
     Keys(Vec<ApiKey>),
+    /// Other replicas own rooms from now on. What this one gained waits for `Adopt`.
+    Ring(Ring),
+    /// All rooms that live, as the durable store has them: after `Ring`.
+    Adopt(Vec<RoomRecord>),
     /// Nothing but time passed.
     Timeout,
 }
@@ -169,6 +178,8 @@ pub enum Output {
     },
     /// For the ephemeral store.
     Update(Update),
+    /// The same about what another replica owns: to be shown here while that cannot be asked for.
+    Shadow(Update),
     /// Nothing more to do before this.
     Timeout(Instant),
 }
@@ -207,6 +218,7 @@ pub struct Core {
     /// Rooms that were deleted lately.
     deleted: VecDeque<RoomSid>,
     attendance: Attendance,
+    standby: Standby,
     peers_sent: BTreeMap<SessionId, PeerList>,
     timers: BTreeSet<(Instant, Timer)>,
     outputs: VecDeque<Output>,
@@ -216,17 +228,20 @@ pub struct Core {
 impl Core {
     /// A core that knows nothing yet.
     pub fn new(settings: Settings) -> Self {
-        let rng = StdRng::from_seed(settings.seed);
+        let mut rng = StdRng::from_seed(settings.seed);
+        // Nodes answer all replicas: no two may ask under the same number.
+        let requests = rng.random::<u64>() >> 1;
         Self {
             registry: Registry::default(),
             topology: Topology::new(settings.prices.clone()),
+            standby: Standby::new(settings.ring.clone()),
             settings,
             moved: BTreeSet::new(),
             rooms: BTreeMap::new(),
             epoch_floor: 0,
             unsaved: BTreeSet::new(),
             pending: BTreeMap::new(),
-            requests: 0,
+            requests,
             deleted: VecDeque::new(),
             attendance: Attendance::default(),
             peers_sent: BTreeMap::new(),
@@ -254,8 +269,10 @@ impl Core {
             }
             Input::Call { ticket, call } => self.call(now, ticket, call),
             Input::SaveFailed { rooms } => {
+                if self.unsaved.is_empty() && !rooms.is_empty() {
+                    self.timers.insert((now + SAVE_RETRY, Timer::Unsaved));
+                }
                 self.unsaved.extend(rooms);
-                self.timers.insert((now + SAVE_RETRY, Timer::Unsaved));
             }
             Input::Fenced(rooms) => {
                 rooms
@@ -263,6 +280,8 @@ impl Core {
                     .for_each(|fenced| self.yield_to(now, fenced));
             }
             Input::Keys(keys) => self.set_keys(keys),
+            Input::Ring(ring) => self.set_ring(now, ring),
+            Input::Adopt(rooms) => self.adopt(now, rooms),
             Input::Timeout => self.run_timers(now),
         }
     }
@@ -275,9 +294,15 @@ impl Core {
         })
     }
 
-    /// How many rooms live.
+    /// How many rooms live that are this replica's.
     pub fn room_count(&self) -> usize {
-        self.rooms.len()
+        self.owned_count()
+    }
+
+    /// Whether all nodes that were known at the start have a session, or are dead.
+    pub fn is_settled(&self) -> bool {
+        let mut nodes = self.registry.iter();
+        nodes.all(|(_, node)| node.session.is_some() || node.state == NodeState::Dead)
     }
 
     /// How many nodes are in a state.
@@ -429,8 +454,7 @@ impl Core {
                     self.node_changed(&peer);
                 }
                 self.follow_links(now, &node, &links);
-                self.outputs
-                    .push_back(Output::Update(Update::Links { node, links }));
+                self.show(node.clone().as_str(), Update::Links { node, links });
             }
             Up::Room(report) => self.report(now, (session, &node), report),
             // The session hands these to placement.
@@ -536,8 +560,7 @@ impl Core {
                 self.replan_touched(now, node);
             }
             Verdict::Forgotten => {
-                self.outputs
-                    .push_back(Output::Update(Update::NodeForgotten(node.clone())));
+                self.show(node.as_str(), Update::NodeForgotten(node.clone()));
             }
             Verdict::Settled => self.node_changed(node),
             Verdict::Unchanged => {}
@@ -569,8 +592,8 @@ impl Core {
 
     fn show_node(&mut self, id: &NodeId) {
         if let Some(node) = self.registry.get(id) {
-            self.outputs
-                .push_back(Output::Update(Update::Node(node.view())));
+            let view = node.view();
+            self.show(id.as_str(), Update::Node(view));
         }
     }
 

@@ -5,15 +5,20 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use proto::RoomId;
-use proto::control::RoomReport;
+use proto::control::replicas_client::ReplicasClient;
+use proto::control::{RecallRequest, RecallResponse, RoomReport};
 use serde::{Deserialize, Serialize};
 
 use crate::actor::{Handle, Stopped};
 use crate::placement::{self, Asked, Edge, Explanation, Links, Moment, Placed, Placer};
 use crate::planner::{self, Decision, PlanExplanation};
+use crate::replicas::Replicas;
 use crate::store::{self, Ephemeral};
 
+/// How long other replicas may take to say what they know of a room.
+const RECALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How old measured round trips between nodes may be.
 const LINKS_AGE_MAX: Duration = Duration::from_secs(2);
 
@@ -43,7 +48,7 @@ pub struct RoomExplanation {
     pub epoch: u64,
     /// Its plan; `None` when it does not live.
     pub plan: Option<PlanExplanation>,
-    /// Where people were sent who asked this replica for a token.
+    /// Where people were sent who asked for a token.
     pub placed: Vec<Placed>,
     /// Where somebody would be sent who wanted to join now.
     pub would_be: Option<Explanation>,
@@ -76,6 +81,7 @@ pub struct Explainer {
     handle: Handle,
     ephemeral: Arc<dyn Ephemeral>,
     placer: Arc<Placer>,
+    replicas: Replicas,
     links: Arc<Mutex<Option<ReadLinks>>>,
 }
 
@@ -84,13 +90,24 @@ type ReadLinks = (Instant, Arc<Links>);
 
 impl Explainer {
     /// Over these parts.
-    pub fn new(handle: Handle, ephemeral: Arc<dyn Ephemeral>, placer: Arc<Placer>) -> Self {
+    pub fn new(
+        handle: Handle,
+        ephemeral: Arc<dyn Ephemeral>,
+        placer: Arc<Placer>,
+        replicas: Replicas,
+    ) -> Self {
         Self {
             handle,
             ephemeral,
             placer,
+            replicas,
             links: Arc::default(),
         }
+    }
+
+    /// The control plane's task.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     /// The placer.
@@ -157,9 +174,9 @@ impl Explainer {
     /// # Errors
     /// When there is nothing to explain, or the parts that know do not answer.
     pub async fn explain(&self, query: &Query) -> Result<RoomExplanation, Error> {
-        let decision = match &query.room {
-            Some(room) => self.handle.decision(room.clone()).await?,
-            None => None,
+        let (decision, placed) = match &query.room {
+            Some(room) => self.recall(room).await?,
+            None => (None, Vec::new()),
         };
         let client_named = query.address.is_some() || query.region.is_some();
         if let (Some(room), None, false) = (&query.room, &decision, client_named) {
@@ -182,17 +199,41 @@ impl Explainer {
         let plan = decision
             .as_ref()
             .map(|decision| planner::explain(&decision.problem, &decision.solution));
-        let placed = query.room.as_ref().map(|room| self.placer.remembered(room));
         Ok(RoomExplanation {
             room: query.room.as_ref().map(|room| room.name().to_owned()),
             project: query.room.as_ref().map(|room| room.project().to_owned()),
             epoch: decision.as_ref().map_or(0, |decision| decision.epoch),
             plan,
-            placed: placed.unwrap_or_default(),
+            placed,
             would_be,
             no_edge,
             decision: decision.filter(|_| query.decision),
         })
+    }
+
+    /// What all replicas know of a room: its owner the decision, each where it sent people. Those that do not answer are left
+    /// out.
+    async fn recall(&self, room: &RoomId) -> Result<(Option<Decision>, Vec<Placed>), Error> {
+        let mut decision = self.handle.decision(room.clone()).await?;
+        let mut placed = self.placer.remembered(room);
+        let asked = self.replicas.living().into_iter().map(|other| async move {
+            let mut client = ReplicasClient::new(other.channel);
+            let room = room.to_string();
+            let asked = client.recall(RecallRequest { room });
+            let answer = tokio::time::timeout(RECALL_TIMEOUT, asked).await.ok()?;
+            Some(answer.ok()?.into_inner())
+        });
+        for answer in join_all(asked).await.into_iter().flatten() {
+            let RecallResponse {
+                decision: theirs,
+                placed: there,
+            } = answer;
+            // What cannot be read is of a later version.
+            decision = decision.or_else(|| serde_json::from_str(&theirs).ok());
+            placed.extend(serde_json::from_str::<Vec<Placed>>(&there).unwrap_or_default());
+        }
+        placed.sort_by_key(|placed| placed.at_ms);
+        Ok((decision, placed))
     }
 
     /// Measured round trips between nodes, read again when they are old: a large mesh has thousands.

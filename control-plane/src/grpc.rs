@@ -4,8 +4,10 @@ mod admin;
 mod drain;
 mod incoming;
 mod keys;
+mod replicas;
 mod rooms;
 mod session;
+pub(crate) mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +15,15 @@ use std::time::Duration;
 use prometheus::IntCounterVec;
 use proto::control::admin_server::AdminServer;
 use proto::control::node_session_server::NodeSessionServer;
+use proto::control::replicas_server::ReplicasServer;
 use proto::control::rooms_server::RoomsServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::actor::Handle;
 use crate::authority::Authority;
+use crate::dispatch::Dispatch;
 use crate::explain::Explainer;
+use crate::replicas::Replicas;
 use crate::store::{Durable, Ephemeral};
 
 pub use rooms::Rooms;
@@ -34,10 +38,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// What the services need.
 #[derive(Clone, Debug)]
 pub struct Services {
-    /// The control plane's task.
-    pub handle: Handle,
-    /// Carries out what concerns a room or a node.
-    pub authority: Arc<dyn Authority>,
+    /// Does what is asked for, wherever it has to be done.
+    pub dispatch: Dispatch,
+    /// The other control replicas.
+    pub replicas: Replicas,
     /// What outlives the process.
     pub durable: Arc<dyn Durable>,
     /// What is known of the moment.
@@ -64,21 +68,26 @@ pub async fn serve(
         .set_serving::<NodeSessionServer<session::Sessions>>()
         .await;
     health.set_serving::<RoomsServer<Rooms>>().await;
+    health
+        .set_serving::<ReplicasServer<replicas::Service>>()
+        .await;
     health.set_serving::<AdminServer<admin::Admin>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::control::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let Services {
-        handle,
-        authority,
+        dispatch,
+        replicas,
         durable,
         ephemeral,
         explainer,
         rooms,
         refused,
     } = services;
-    let sessions = session::Sessions::new(handle, explainer.clone());
+    let sessions = session::Sessions::new(dispatch.handle().clone(), explainer.clone());
+    let between = replicas::Service::new(replicas, Arc::clone(&ephemeral), explainer.clone());
+    let authority: Arc<dyn Authority> = Arc::new(dispatch);
     let admin = admin::Admin::new((durable, ephemeral), authority, explainer);
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -88,6 +97,7 @@ pub async fn serve(
         .add_service(reflection)
         .add_service(NodeSessionServer::new(sessions))
         .add_service(RoomsServer::from_arc(rooms))
+        .add_service(ReplicasServer::new(between))
         .add_service(AdminServer::new(admin));
     let incoming = incoming::incoming(listener, refused);
     let serving = server.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());

@@ -25,6 +25,8 @@ pub struct Metrics {
     pub webhooks: IntCounterVec,
     /// gRPC connections that were refused or cut off, by reason.
     pub grpc_refused: IntCounterVec,
+    /// Control replicas that live, as this one sees it, itself included.
+    pub replicas: IntGauge,
     /// Of the HTTP gateway.
     pub gateway: Gateway,
     /// Of the stores and the registry of processes.
@@ -99,6 +101,10 @@ impl Metrics {
             grpc_refused: make.registered(runtime::http::refusals(
                 "antipode_control_grpc_refused_connections_total",
             ))?,
+            replicas: make.gauge(
+                "antipode_control_replicas",
+                "Control replicas that live, this one included.",
+            )?,
             gateway: Gateway::made(&make)?,
             stores: Stores::made(&make)?,
         })

@@ -18,9 +18,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::{self, Handle, Stores};
-use crate::authority::Authority;
-use crate::config::Config;
+use crate::config::{Config, Database};
 use crate::core::Settings;
+use crate::dispatch::Dispatch;
 use crate::explain::Explainer;
 use crate::grpc::{self, Rooms, Services};
 use crate::http::{self, Gateway, RateLimits};
@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::placement::Placer;
 use crate::placement::geo_data::{self, Sources};
 use crate::presence;
+use crate::replicas::{self, Identity, Replicas};
 use crate::store::audit::By;
 use crate::store::{self, Durable, Ephemeral, Saved};
 use crate::upkeep;
@@ -77,45 +78,40 @@ impl Server {
 
         let tls = gateway_tls(config, registry, &shutdown)?;
         let stores = stores(config, &state, &metrics, &shutdown)?;
+        let others = others(config);
         let (handle, actor) = actor::spawn(
-            settings(config, &keyring),
+            settings(config, &keyring, &others),
             saved,
             stores,
             metrics.clone(),
             shutdown.clone(),
         );
-        let authority: Arc<dyn Authority> = Arc::new(handle.clone());
+        let dispatch = Dispatch::new(handle.clone(), others.clone());
         let replicas = presence::start(config, (grpc, http), &metrics, &shutdown)?;
         // Both end with `shutdown` and hold nothing that anybody waits for.
         tokio::spawn(state.follower(&handle).run(shutdown.clone()));
         tokio::spawn(upkeep::prune(Arc::clone(&durable), shutdown.clone()));
-        let explainer = explainer(config, (&handle, &ephemeral), &shutdown).await?;
-        let rooms = Rooms::new(handle.clone(), metrics.clone(), explainer.clone());
+        let known = (&handle, &ephemeral, &others);
+        let explainer = explainer(config, known, &shutdown).await?;
+        if !others.is_ready() {
+            others.watch(&config.replicas, replicas.clone(), &metrics, &shutdown);
+            let parts = replicas::Parts::new(&handle, &durable, &ephemeral);
+            let (others, named) = (others.clone(), replicas.clone());
+            tokio::spawn(replicas::follow(others, named, parts, shutdown.clone()));
+        }
+        let rooms = Rooms::new(dispatch.clone(), metrics.clone(), explainer.clone());
         let rooms = Arc::new(rooms);
         let services = Services {
-            handle,
-            authority: Arc::clone(&authority),
+            dispatch: dispatch.clone(),
+            replicas: others,
             durable,
             ephemeral: Arc::clone(&ephemeral),
             explainer: explainer.clone(),
             rooms: Arc::clone(&rooms),
             refused: metrics.grpc_refused.clone(),
         };
-        let gateway = Gateway {
-            ephemeral: Arc::clone(&ephemeral),
-            authority,
-            keys: keyring,
-            development: config.development,
-            region: config.region.clone(),
-            token_valid: Duration::from_secs(config.token_valid_s),
-            metrics: metrics.clone(),
-            edges: Tunnels::new(config.edge_ca.as_deref(), metrics.gateway.tunnels.clone())
-                .context("edge_ca")?,
-            rates: rates(config, &ephemeral),
-            secure: tls.is_some(),
-            explainer,
-            trusted_proxies: config.trusted_proxies.clone().into(),
-        };
+        let state = (ephemeral, keyring, tls.is_some());
+        let gateway = gateway(config, state, (dispatch, explainer), &metrics)?;
         let listener = listener(config, http_listener, tls, &metrics);
         tokio::spawn(gateway.rates.clone().forget_idle(shutdown.clone()));
         let router = http::router(gateway);
@@ -215,6 +211,30 @@ impl State {
     }
 }
 
+/// The gateway over these parts; `secure`: served by HTTPS.
+fn gateway(
+    config: &Config,
+    (ephemeral, keys, secure): (Arc<dyn Ephemeral>, Keyring, bool),
+    (dispatch, explainer): (Dispatch, Explainer),
+    metrics: &Metrics,
+) -> anyhow::Result<Gateway> {
+    Ok(Gateway {
+        ephemeral: Arc::clone(&ephemeral),
+        authority: Arc::new(dispatch),
+        keys,
+        development: config.development,
+        region: config.region.clone(),
+        token_valid: Duration::from_secs(config.token_valid_s),
+        metrics: metrics.clone(),
+        edges: Tunnels::new(config.edge_ca.as_deref(), metrics.gateway.tunnels.clone())
+            .context("edge_ca")?,
+        rates: rates(config, &ephemeral),
+        secure,
+        explainer,
+        trusted_proxies: config.trusted_proxies.clone().into(),
+    })
+}
+
 /// The gateway's listener with its limits.
 fn listener(
     config: &Config,
@@ -271,7 +291,7 @@ async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
 /// What places clients and explains rooms, with geo data where there is some.
 async fn explainer(
     config: &Config,
-    (handle, ephemeral): (&Handle, &Arc<dyn Ephemeral>),
+    (handle, ephemeral, replicas): (&Handle, &Arc<dyn Ephemeral>, &Replicas),
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Explainer> {
     let placer = Placer::new(config.placement.clone(), config.rules(), config.prices());
@@ -281,6 +301,7 @@ async fn explainer(
         handle.clone(),
         Arc::clone(ephemeral),
         placer,
+        replicas.clone(),
     ))
 }
 
@@ -378,9 +399,22 @@ async fn keys(config: &Config, durable: &dyn Durable) -> Result<(Keyring, u64), 
     Ok((keyring, version))
 }
 
-fn settings(config: &Config, keys: &Keyring) -> Settings {
+/// The other replicas: there may be some where they can be found and share a database.
+fn others(config: &Config) -> Replicas {
+    let identity = Identity::new(&config.node_id, &config.mesh);
+    let shared = matches!(config.database(), Database::Postgres(_));
+    let found = config.consul_url.is_some() || !config.replicas.is_empty();
+    if shared && found {
+        Replicas::several(identity)
+    } else {
+        Replicas::alone(identity)
+    }
+}
+
+fn settings(config: &Config, keys: &Keyring, others: &Replicas) -> Settings {
     Settings {
         control_id: config.node_id.clone(),
+        ring: others.ring().borrow().clone(),
         mesh: config.mesh.clone(),
         keys: keys.for_nodes(),
         rules: config.rules(),

@@ -99,6 +99,16 @@ pub struct Fenced {
     pub epoch_max: u64,
 }
 
+impl Fenced {
+    /// Whether the room of the change is over: none lives under its name, or another one. Otherwise what happened in it
+    /// happened, whoever plans it.
+    pub fn is_over(&self) -> bool {
+        self.current
+            .as_ref()
+            .is_none_or(|room| room.sid != self.sid)
+    }
+}
+
 /// One durable change.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Change {
@@ -128,7 +138,7 @@ pub enum Change {
         at_ms: u64,
     },
     /// An event that one of the application's URLs is to hear of. Saving it again does nothing; it is left out when a room of
-    /// its name was, whose change came before it.
+    /// its name was, whose change came before it, and that room is over.
     Webhook(webhooks::Webhook),
 }
 

@@ -21,9 +21,15 @@ pub struct Config {
     /// Name of the mesh: the trust domain of the certificates.
     #[serde(default = "default_mesh")]
     pub mesh: String,
-    /// Base URLs of control replicas.
+    /// Base URLs of control replicas: a session is kept with each.
     #[serde(default)]
     pub control: Vec<String>,
+    /// A name whose SRV records say where control replicas are, for example `antipode-control.service.consul`.
+    #[serde(default)]
+    pub control_srv: Option<String>,
+    /// The name server that is asked for it, for example Consul's agent at `127.0.0.1:8600`; default: the system's.
+    #[serde(default)]
+    pub name_server: Option<SocketAddr>,
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
     #[serde(default = "any_loopback_port")]
     pub admin: SocketAddr,

@@ -82,9 +82,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     register(&config, hello.clone(), status(), &shutdown)?;
     let session = relay::control::Config {
         urls: config.control.clone(),
+        srv: relay::control::named(config.control_srv.as_deref(), config.name_server),
         hello,
     };
-    let (client, messages) = Client::connect(session, status(), shutdown.token().clone());
+    let (client, messages) = Client::connect(session, status(), shutdown.token().clone())?;
     let drain_status = status();
     let link = plane.mesh().local_addr();
     let edge: SharedEdge = Arc::new(Edge {

@@ -1,49 +1,51 @@
-//! A node's session with the control plane: one gRPC stream to the first replica that answers, opened again whenever it
-//! breaks, for as long as the node lives. Media does not depend on it.
+//! A node's sessions with the control plane: one gRPC stream to every replica, each opened again whenever it breaks, for as
+//! long as the node lives. Whichever replica owns a room speaks to the node directly, and the death of one costs the node
+//! nothing. Media depends on none of them.
+
+mod line;
+mod merge;
+mod replicas;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proto::control::node_message::Message;
-use proto::control::node_session_client::NodeSessionClient;
 use proto::control::rooms_client::RoomsClient;
 use proto::control::{
     AssignRequest, AssignResponse, ControlMessage, FlowReport, Hello, LinkReport, LinkState, Load,
     NodeMessage, PlaceRequest, PlaceResponse,
 };
 use proto::{NodeId, RoomId};
+use runtime::discovery::srv;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::Code;
+use tonic::transport::Channel;
 
 use crate::mesh::stats::LinkStats;
 
-/// First wait before the control plane is tried again.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest wait between tries.
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// How long one replica may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long one replica may take to accept a session.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often load and links are reported.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// How long an `Assign` may take; people wait for it.
+/// How long an `Assign` may take in all; people wait for it.
 const ASSIGN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a room is asked for that replicas plan at the same time.
-const ASSIGN_TRIES: u32 = 3;
-/// Messages waiting in either direction. Beyond it [`Client::send`] refuses.
+/// How long one replica may take while there are others to ask.
+const ASSIGN_PATIENCE: Duration = Duration::from_millis(1_500);
+/// How often all replicas are asked for a room that two of them plan at the same time.
+const ASSIGN_ROUNDS: u32 = 4;
+/// Wait before they are asked again.
+const ASSIGN_PAUSE: Duration = Duration::from_millis(50);
+/// Messages waiting in either direction of a session. Beyond it [`Client::send`] refuses.
 const QUEUE: usize = 4096;
 
-/// What a session needs to know.
+/// What sessions need to know.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Base URLs of control replicas (`http://host:port`), tried in turn.
+    /// Base URLs of control replicas (`http://host:port`).
     pub urls: Vec<String>,
+    /// A name whose SRV records say where more of them are.
+    pub srv: Option<srv::Name>,
     /// The first message of every session.
     pub hello: Hello,
 }
@@ -71,138 +73,204 @@ pub enum Error {
     Refused(Box<tonic::Status>),
 }
 
-/// A node's session with the control plane. Clones share it.
+/// A node's sessions with the control plane. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Client {
     node: NodeId,
-    session: watch::Receiver<Option<Session>>,
+    open: watch::Receiver<Open>,
+    /// Whom to ask first: they take turns.
+    turn: Arc<AtomicUsize>,
+}
+
+/// The sessions that are open, by URL, and how many there have been.
+#[derive(Clone, Debug, Default)]
+struct Open {
+    count: u64,
+    sessions: BTreeMap<String, Session>,
 }
 
 #[derive(Clone, Debug)]
 struct Session {
-    /// Counts sessions of this process.
-    number: u64,
+    /// The replica's name, once it said it.
+    replica: Option<String>,
     channel: Channel,
     outgoing: mpsc::Sender<NodeMessage>,
 }
 
 impl Client {
-    /// Starts a task that keeps a session open until `shutdown`; must be called within a tokio runtime. `status` is asked
-    /// once per second. Messages of the control plane come out of the receiver; the first of every new session is a
-    /// `Welcome`, upon which the node repeats what it had reported, rooms included.
+    /// Starts tasks that keep sessions open until `shutdown`; must be called within a tokio runtime. `status` is asked
+    /// once per second and session. Messages of all replicas come out of the receiver, their peer lists as one; the first of
+    /// every new session is a `Welcome`, upon which the node repeats what it had reported, rooms included.
+    ///
+    /// # Errors
+    /// When replicas are to be found by name and the system's name servers are not known.
     pub fn connect(
         config: Config,
         status: impl Fn() -> Status + Send + Sync + 'static,
         shutdown: CancellationToken,
-    ) -> (Self, mpsc::Receiver<ControlMessage>) {
+    ) -> Result<(Self, mpsc::Receiver<ControlMessage>), srv::NoNameServer> {
         let (incoming, receiver) = mpsc::channel(QUEUE);
-        let (published, session) = watch::channel(None);
+        let (published, open) = watch::channel(Open::default());
         let client = Self {
             node: NodeId::from(config.hello.node_id.as_str()),
-            session,
+            open,
+            turn: Arc::default(),
         };
-        let keeper = Keeper {
-            sessions: AtomicU64::new(0),
-            config,
-            incoming,
+        let named = config.srv.as_ref();
+        let named = named.map(|name| srv::follow(name, shutdown.clone()));
+        let lines = line::Lines {
+            hello: config.hello,
+            status: Box::new(status),
             published,
+            merged: merge::Merged::new(incoming),
         };
-        tokio::spawn(async move {
-            tokio::select! {
-                () = keeper.keep(&status) => {}
-                () = shutdown.cancelled() => {}
-            }
-        });
-        (client, receiver)
+        let replicas = replicas::Replicas::new(config.urls, named.transpose()?);
+        tokio::spawn(replicas.keep(Arc::new(lines), shutdown));
+        Ok((client, receiver))
     }
 
     /// Whether a session is open.
     pub fn is_connected(&self) -> bool {
-        self.session.borrow().is_some()
+        !self.open.borrow().sessions.is_empty()
     }
 
-    /// Which session is open, by count; 0 for none. What was reported in one is not known in the next.
+    /// Which session was opened last, by count; 0 while there is none. What was reported before is not known in it.
     pub fn session(&self) -> u64 {
-        self.session.borrow().as_ref().map_or(0, |s| s.number)
+        let open = self.open.borrow();
+        if open.sessions.is_empty() {
+            0
+        } else {
+            open.count
+        }
     }
 
-    /// Queues a message for the control plane.
+    /// Queues a message for every replica.
     ///
     /// # Errors
     /// [`Error::Disconnected`] without a session (say it again after the next `Welcome`), [`Error::Overloaded`] when 4,096
-    /// messages are waiting.
+    /// messages are waiting for one of them.
     pub fn send(&self, message: Message) -> Result<(), Error> {
-        let session = self.session.borrow();
-        let session = session.as_ref().ok_or(Error::Disconnected)?;
+        let open = self.open.borrow();
         let message = NodeMessage {
             message: Some(message),
         };
-        session
-            .outgoing
-            .try_send(message)
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => Error::Overloaded,
-                mpsc::error::TrySendError::Closed(_) => Error::Disconnected,
-            })
+        let mut outcome = Err(Error::Disconnected);
+        let mut overloaded = false;
+        for session in open.sessions.values() {
+            match session.outgoing.try_send(message.clone()) {
+                Ok(()) => outcome = Ok(()),
+                Err(mpsc::error::TrySendError::Full(_)) => overloaded = true,
+                Err(mpsc::error::TrySendError::Closed(_)) => {}
+            }
+        }
+        if overloaded {
+            return Err(Error::Overloaded);
+        }
+        outcome
     }
 
-    /// Asks for the plan of a room that this edge gets the first participant of. `room_config` is a
-    /// `livekit.RoomConfiguration` for a room that begins with that, or empty.
+    /// Asks for the plan of a room that this edge gets the first participant of: one replica, and when that does not answer
+    /// the next. `room_config` is a `livekit.RoomConfiguration` for a room that begins with that, or empty.
     ///
     /// # Errors
-    /// [`Error::Disconnected`] without a session, [`Error::Refused`] when the control plane says no, takes longer than 5 s,
-    /// or dies meanwhile.
+    /// [`Error::Disconnected`] without a session, [`Error::Refused`] when the control plane says no or takes longer than 5 s.
     pub async fn assign(&self, room: &RoomId, room_config: &[u8]) -> Result<AssignResponse, Error> {
-        let channel = self
-            .session
-            .borrow()
-            .as_ref()
-            .map(|session| session.channel.clone());
-        let mut rooms = RoomsClient::new(channel.ok_or(Error::Disconnected)?);
-        let asking = async {
-            let mut tries = ASSIGN_TRIES;
-            loop {
-                let mut request = tonic::Request::new(AssignRequest {
-                    room: room.as_str().to_owned(),
-                    node_id: self.node.as_str().to_owned(),
-                    room_config: room_config.to_vec(),
-                });
-                request.set_timeout(ASSIGN_TIMEOUT);
-                tries -= 1;
-                match rooms.assign(request).await {
-                    // Two replicas planned the room at once; it is settled by now.
-                    Err(status) if status.code() == tonic::Code::Aborted && tries > 0 => {}
-                    answer => return answer,
-                }
-            }
+        let request = AssignRequest {
+            room: room.as_str().to_owned(),
+            node_id: self.node.as_str().to_owned(),
+            room_config: room_config.to_vec(),
         };
-        let answer = tokio::time::timeout(ASSIGN_TIMEOUT, asking).await;
-        let answer = answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer")));
-        answer
-            .map(tonic::Response::into_inner)
-            .map_err(|status| Error::Refused(Box::new(status)))
+        let asking = tokio::time::timeout(ASSIGN_TIMEOUT, self.ask_replicas(&request));
+        asking.await.unwrap_or_else(|_| {
+            let late = tonic::Status::deadline_exceeded("no answer");
+            Err(Error::Refused(Box::new(late)))
+        })
     }
 
     /// Asks which edge a participant belongs at; `None` when it is to be where it is already, and that is nowhere.
     ///
     /// # Errors
-    /// [`Error::Disconnected`] without a session, [`Error::Refused`] when no edge is ready or the control plane does not answer
-    /// within `within`.
+    /// [`Error::Disconnected`] without a session, [`Error::Refused`] when no edge is ready or no replica answers within `within`.
     pub async fn place(
         &self,
         request: PlaceRequest,
         within: Duration,
     ) -> Result<Option<PlaceResponse>, Error> {
-        let session = self.session.borrow().clone();
-        let channel = session.ok_or(Error::Disconnected)?.channel;
-        let mut rooms = RoomsClient::new(channel);
-        let answer = tokio::time::timeout(within, rooms.place(request)).await;
-        match answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer"))) {
-            Ok(response) => Ok(Some(response.into_inner())),
-            Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
-            Err(status) => Err(Error::Refused(Box::new(status))),
+        let channels = self.channels();
+        let patience = within / u32::try_from(channels.len().max(1)).unwrap_or(u32::MAX);
+        let mut last = Error::Disconnected;
+        for channel in channels {
+            let mut rooms = RoomsClient::new(channel);
+            let asked = tokio::time::timeout(patience, rooms.place(request.clone())).await;
+            match asked.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer"))) {
+                Ok(response) => return Ok(Some(response.into_inner())),
+                Err(status) if status.code() == Code::NotFound => return Ok(None),
+                Err(status) => last = Error::Refused(Box::new(status)),
+            }
         }
+        Err(last)
     }
+
+    async fn ask_replicas(&self, request: &AssignRequest) -> Result<AssignResponse, Error> {
+        let mut last = Error::Disconnected;
+        for _ in 0..ASSIGN_ROUNDS {
+            let channels = self.channels();
+            let patience = match channels.len() {
+                0 => return Err(Error::Disconnected),
+                1 => ASSIGN_TIMEOUT,
+                _ => ASSIGN_PATIENCE,
+            };
+            let mut again = false;
+            for channel in channels {
+                let mut request = tonic::Request::new(request.clone());
+                request.set_timeout(patience);
+                let mut rooms = RoomsClient::new(channel);
+                let asked = tokio::time::timeout(patience, rooms.assign(request)).await;
+                let answer = asked.unwrap_or_else(|_| Err(tonic::Status::cancelled("no answer")));
+                let status = match answer {
+                    Ok(response) => return Ok(response.into_inner()),
+                    Err(status) => status,
+                };
+                match status.code() {
+                    // Two replicas planned the room at once, or it changes hands; it is settled soon.
+                    Code::Aborted => again = true,
+                    // This one is dead, or cannot: another may.
+                    Code::Unavailable
+                    | Code::Cancelled
+                    | Code::DeadlineExceeded
+                    | Code::Unknown
+                    | Code::Internal => {}
+                    _ => return Err(Error::Refused(Box::new(status))),
+                }
+                last = Error::Refused(Box::new(status));
+            }
+            if !again {
+                break;
+            }
+            tokio::time::sleep(ASSIGN_PAUSE).await;
+        }
+        Err(last)
+    }
+
+    /// The replicas with a session, another one first every time.
+    fn channels(&self) -> Vec<Channel> {
+        let open = self.open.borrow();
+        let sessions = open.sessions.values();
+        let mut channels: Vec<_> = sessions.map(|session| session.channel.clone()).collect();
+        if !channels.is_empty() {
+            let first = self.turn.fetch_add(1, Ordering::Relaxed) % channels.len();
+            channels.rotate_left(first);
+        }
+        channels
+    }
+}
+
+/// The name that configuration gives, if it gives one.
+pub fn named(name: Option<&str>, server: Option<SocketAddr>) -> Option<srv::Name> {
+    name.map(|name| srv::Name {
+        name: name.to_owned(),
+        server,
+    })
 }
 
 /// Links as the control plane is told of them.
@@ -271,99 +339,5 @@ impl LoadMeter {
         );
         *last = now;
         rates
-    }
-}
-
-/// The task behind a [`Client`].
-struct Keeper {
-    sessions: AtomicU64,
-    config: Config,
-    incoming: mpsc::Sender<ControlMessage>,
-    published: watch::Sender<Option<Session>>,
-}
-
-impl Keeper {
-    /// Runs sessions for ever. Ends only when nobody takes messages any more.
-    async fn keep(&self, status: &(impl Fn() -> Status + Sync)) {
-        let mut backoff = BACKOFF_MIN;
-        while !self.incoming.is_closed() {
-            for url in &self.config.urls {
-                let opened = Instant::now();
-                let ended = self.session(url, status).await;
-                self.published.send_replace(None);
-                tracing::warn!(url, reason = %ended, "no session with the control plane");
-                if opened.elapsed() > BACKOFF_MAX {
-                    backoff = BACKOFF_MIN;
-                }
-            }
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
-        }
-    }
-
-    /// One session with one replica, until it breaks; returns why it did.
-    async fn session(&self, url: &str, status: &(impl Fn() -> Status + Sync)) -> tonic::Status {
-        let endpoint = match Endpoint::from_shared(url.to_owned()) {
-            Ok(endpoint) => endpoint
-                .connect_timeout(CONNECT_TIMEOUT)
-                .tcp_nodelay(true)
-                .http2_keep_alive_interval(Duration::from_secs(2))
-                .keep_alive_timeout(Duration::from_secs(3))
-                .keep_alive_while_idle(true),
-            Err(error) => return tonic::Status::invalid_argument(error.to_string()),
-        };
-        let channel = match endpoint.connect().await {
-            Ok(channel) => channel,
-            Err(error) => return tonic::Status::unavailable(error.to_string()),
-        };
-        let (outgoing, queue) = mpsc::channel(QUEUE);
-        let hello = NodeMessage {
-            message: Some(Message::Hello(self.config.hello.clone())),
-        };
-        if outgoing.try_send(hello).is_err() {
-            return tonic::Status::internal("queue of a new session is full");
-        }
-        let mut client = NodeSessionClient::new(channel.clone());
-        let opening = tokio::time::timeout(OPEN_TIMEOUT, client.open(ReceiverStream::new(queue)));
-        let mut messages = match opening.await {
-            Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return status,
-            Err(_) => return tonic::Status::deadline_exceeded("session was not accepted"),
-        };
-        tracing::info!(url, "session with the control plane");
-        self.published.send_replace(Some(Session {
-            number: 1 + self.sessions.fetch_add(1, Ordering::Relaxed),
-            channel,
-            outgoing: outgoing.clone(),
-        }));
-
-        let mut ticks = tokio::time::interval(REPORT_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                message = messages.message() => match message {
-                    Ok(Some(message)) => if self.incoming.send(message).await.is_err() {
-                        return tonic::Status::cancelled("nobody takes messages");
-                    },
-                    Ok(None) => return tonic::Status::unavailable("closed"),
-                    Err(status) => return status,
-                },
-                _ = ticks.tick() => report(&outgoing, status()),
-            }
-        }
-    }
-}
-
-/// Reports are of the moment: when the queue is full this one is left out.
-fn report(outgoing: &mpsc::Sender<NodeMessage>, status: Status) {
-    for message in [Message::Load(status.load), Message::Links(status.links)] {
-        if outgoing
-            .try_send(NodeMessage {
-                message: Some(message),
-            })
-            .is_err()
-        {
-            tracing::debug!("report left out: queue to the control plane is full");
-        }
     }
 }

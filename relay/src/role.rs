@@ -44,9 +44,15 @@ pub struct Config {
     /// Name of the mesh: the trust domain of the certificates.
     #[serde(default = "default_mesh")]
     pub mesh: String,
-    /// Base URLs of control replicas.
+    /// Base URLs of control replicas: a session is kept with each.
     #[serde(default)]
     pub control: Vec<String>,
+    /// A name whose SRV records say where control replicas are, for example `antipode-control.service.consul`.
+    #[serde(default)]
+    pub control_srv: Option<String>,
+    /// The name server that is asked for it, for example Consul's agent at `127.0.0.1:8600`; default: the system's.
+    #[serde(default)]
+    pub name_server: Option<SocketAddr>,
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
     #[serde(default = "any_loopback_port")]
     pub admin: SocketAddr,
@@ -159,10 +165,11 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     registration::start(&registration, this, shown, shutdown.token().clone())?;
     let session = control::Config {
         urls: config.control.clone(),
+        srv: control::named(config.control_srv.as_deref(), config.name_server),
         hello,
     };
     let (client, messages) =
-        Client::connect(session, status(&mesh, &drain), shutdown.token().clone());
+        Client::connect(session, status(&mesh, &drain), shutdown.token().clone())?;
 
     readiness.set(true);
     let mut ready = Ready::new(config.node_id.as_str(), admin.url());

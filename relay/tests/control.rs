@@ -134,13 +134,15 @@ async fn a_session_outlives_its_server() {
     let (address, mut said, server) = serve("127.0.0.1:0".parse().unwrap());
     let config = Config {
         urls: vec![format!("http://{unused}"), format!("http://{address}")],
+        srv: None,
         hello: Hello {
             node_id: "edge-a".to_owned(),
             ..Hello::default()
         },
     };
     let shutdown = CancellationToken::new();
-    let (client, mut messages) = Client::connect(config, Status::default, shutdown.clone());
+    let (client, mut messages) =
+        Client::connect(config, Status::default, shutdown.clone()).unwrap();
     welcome(&mut messages).await;
     assert!(matches!(said.recv().await, Some(Said::Hello(hello)) if hello.node_id == "edge-a"));
     assert!(matches!(said.recv().await, Some(Said::Load(_))));

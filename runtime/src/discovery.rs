@@ -7,6 +7,7 @@
 mod announce;
 pub mod builtin;
 pub mod consul;
+pub mod srv;
 mod watch;
 
 use std::collections::BTreeMap;

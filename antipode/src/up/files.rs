@@ -10,15 +10,12 @@ use anyhow::Context;
 use runtime::tls::{Authority, NodeName, Paths};
 use toml::{Table, Value};
 
-use super::layout::{Layout, Node, Role, loopback};
+use super::layout::{Control, Layout, Node, Role, loopback};
 use super::options::Options;
 use super::wan::Wan;
 
 /// Name of the mesh: the trust domain of its certificates.
 const MESH: &str = "antipode.local";
-
-/// Id of the control plane's process.
-pub(crate) const CONTROL_ID: &str = "control-0";
 
 /// The authority that clients are to trust, beside the certificates.
 const CLIENTS_CA: &str = "clients-ca.pem";
@@ -37,7 +34,7 @@ pub(crate) struct Spec {
     pub(crate) config: PathBuf,
 }
 
-/// Writes everything and says what to run: the control plane first, then the layout's nodes in their order.
+/// Writes everything and says what to run: the control replicas first, then the layout's nodes in their order.
 ///
 /// # Errors
 /// When a file cannot be written or a certificate cannot be made.
@@ -51,18 +48,22 @@ pub(crate) fn write(
     let certificates = directory.join("tls");
     std::fs::create_dir_all(&certificates)?;
     let client_tls = client_tls(&certificates, layout)?;
-    let mut table = control(directory, layout, options);
     let ca = text(&certificates.join(CLIENTS_CA).display());
-    if let Some(files) = &client_tls {
-        table.insert("tls".to_owned(), files.clone().into());
-        table.insert("edge_ca".to_owned(), ca.clone());
+    let mut specs = Vec::new();
+    for replica in &layout.control {
+        let mut table = control(directory, layout, (replica, options));
+        table.extend(stores(directory, layout, options)?);
+        if let Some(files) = &client_tls {
+            table.insert("tls".to_owned(), files.clone().into());
+            table.insert("edge_ca".to_owned(), ca.clone());
+        }
+        let number = replica.id.strip_prefix("control-0").unwrap_or(&replica.id);
+        specs.push(Spec {
+            role: "control",
+            label: if number.is_empty() { "control" } else { number }.replace('-', " "),
+            config: save(directory, &replica.id, &table)?,
+        });
     }
-    let control = Spec {
-        role: "control",
-        label: "control".to_owned(),
-        config: save(directory, CONTROL_ID, &table)?,
-    };
-    let mut specs = vec![control];
     for node in &layout.nodes {
         let name = NodeName {
             mesh: MESH.to_owned(),
@@ -72,6 +73,9 @@ pub(crate) fn write(
         };
         let tls = authority.issue_into(&certificates, &name, VALIDITY)?;
         let mut table = common(node, layout, &tls);
+        if let Some(url) = &options.consul_url {
+            table.insert("consul_url".to_owned(), text(url));
+        }
         let via = wan.via(&node.id);
         let via: Table = via
             .into_iter()
@@ -125,8 +129,31 @@ fn label(node: &Node) -> String {
     format!("{} {}{number}", node.role.name(), node.region.code)
 }
 
-fn control(directory: &Path, layout: &Layout, options: &Options) -> Table {
-    let mut control = plain_control(directory, layout, options);
+/// Where the control replicas keep what they share, and where they find each other.
+fn stores(directory: &Path, layout: &Layout, options: &Options) -> anyhow::Result<Table> {
+    let mut stores = Table::new();
+    let urls = [
+        ("database_url", &options.database_url),
+        ("redis_url", &options.redis_url),
+        ("consul_url", &options.consul_url),
+    ];
+    for (key, url) in urls {
+        let url = url.as_ref().map(|url| (key.to_owned(), text(url)));
+        stores.extend(url);
+    }
+    if options.database_url.is_some() {
+        let key = control_plane::store::sealed::read_or_create(&directory.join("master.key"))?;
+        stores.insert("master_key".to_owned(), text(key.expose()));
+    }
+    if layout.control.len() > 1 {
+        let replicas = layout.control.iter().map(|one| text(&one.grpc_url()));
+        stores.insert("replicas".to_owned(), Value::Array(replicas.collect()));
+    }
+    Ok(stores)
+}
+
+fn control(directory: &Path, layout: &Layout, (replica, options): (&Control, &Options)) -> Table {
+    let mut control = plain_control(directory, layout, (replica, options));
     let geo_data = crate::geo_data::default_folder();
     if let Some(folder) = geo_data.filter(|folder| crate::geo_data::has_databases(folder)) {
         control.insert("geo_data_dir".to_owned(), text(&folder.display()));
@@ -134,20 +161,24 @@ fn control(directory: &Path, layout: &Layout, options: &Options) -> Table {
     control
 }
 
-fn plain_control(directory: &Path, layout: &Layout, options: &Options) -> Table {
+fn plain_control(
+    directory: &Path,
+    layout: &Layout,
+    (replica, options): (&Control, &Options),
+) -> Table {
     let keys = Table::from_iter([(super::API_KEY.to_owned(), text(super::API_SECRET))]);
     let webhooks = options.webhook.iter();
     let webhooks = webhooks.map(|url| table([("url", text(url))]).into());
     table([
-        ("node_id", text(CONTROL_ID)),
+        ("node_id", text(&replica.id)),
         (
             "region",
             text(options.regions.first().map_or("", |region| region.code)),
         ),
         ("mesh", text(MESH)),
-        ("grpc", text(&loopback(layout.grpc))),
-        ("http", text(&SocketAddr::new(layout.bind, layout.http))),
-        ("admin", text(&loopback(layout.admin))),
+        ("grpc", text(&loopback(replica.grpc))),
+        ("http", text(&SocketAddr::new(layout.bind, replica.http))),
+        ("admin", text(&loopback(replica.admin))),
         ("data_dir", text(&directory.join("control").display())),
         ("development", Value::Boolean(true)),
         ("room_policy", text(&options.room_policy)),
@@ -163,7 +194,16 @@ fn common(node: &Node, layout: &Layout, tls: &Paths) -> Table {
         ("node_id", text(&node.id)),
         ("region", text(node.region.code)),
         ("mesh", text(MESH)),
-        ("control", Value::Array(vec![text(&layout.grpc_url())])),
+        (
+            "control",
+            Value::Array(
+                layout
+                    .control
+                    .iter()
+                    .map(|one| text(&one.grpc_url()))
+                    .collect(),
+            ),
+        ),
         ("admin", text(&loopback(node.admin))),
         ("link", text(&node.link_address())),
         (
@@ -268,7 +308,7 @@ mod tests {
         assert_eq!(labels, ["control", "edge fra", "edge syd", "relay sin"]);
 
         let control: control_plane::Config = load(&specs[0].config);
-        assert_eq!(control.http, loopback(layout.http));
+        assert_eq!(control.http, loopback(layout.control[0].http));
         assert_eq!(control.keys["devkey"].expose(), "secret");
         let targets = control.webhook_targets().unwrap();
         assert_eq!(targets[0].url, "http://127.0.0.1:9/hook");

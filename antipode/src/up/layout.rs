@@ -72,15 +72,31 @@ impl Node {
     }
 }
 
+/// A control replica.
+#[derive(Clone, Debug)]
+pub(crate) struct Control {
+    /// Its id, for example `control-0`.
+    pub(crate) id: String,
+    /// Gateway.
+    pub(crate) http: u16,
+    /// gRPC, on loopback.
+    pub(crate) grpc: u16,
+    /// Admin HTTP, on loopback.
+    pub(crate) admin: u16,
+}
+
+impl Control {
+    /// gRPC URL.
+    pub(crate) fn grpc_url(&self) -> String {
+        format!("http://{}", loopback(self.grpc))
+    }
+}
+
 /// The whole mesh.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
-    /// Gateway of the control plane.
-    pub(crate) http: u16,
-    /// gRPC of the control plane, on loopback.
-    pub(crate) grpc: u16,
-    /// Admin HTTP of the control plane, on loopback.
-    pub(crate) admin: u16,
+    /// The control replicas, at least one.
+    pub(crate) control: Vec<Control>,
     /// Edges first, then relays.
     pub(crate) nodes: Vec<Node>,
     /// Address that listeners for clients bind to.
@@ -104,7 +120,12 @@ impl Layout {
             "--regions needs at least one region"
         );
         let mut free = Free::new(options.bind);
-        let [http, grpc, admin] = control_ports(options, &mut free)?;
+        anyhow::ensure!(
+            options.replicas == 1 || options.database_url.is_some() && options.redis_url.is_some(),
+            "--replicas {} needs --database-url and --redis-url",
+            options.replicas
+        );
+        let control = control(options, &mut free)?;
         let edges = options.regions.iter().map(|region| (Role::Edge, *region));
         let relays = options
             .relays
@@ -137,9 +158,7 @@ impl Layout {
         let advertise = advertised(options)?;
         let url_host = *advertise.first().context("no address to tell clients")?;
         let layout = Self {
-            http,
-            grpc,
-            admin,
+            control,
             nodes,
             bind: options.bind,
             advertise,
@@ -150,15 +169,29 @@ impl Layout {
         Ok(layout)
     }
 
-    /// gRPC URL of the control plane.
+    /// gRPC URL of the first control replica.
     pub(crate) fn grpc_url(&self) -> String {
-        format!("http://{}", loopback(self.grpc))
+        self.control
+            .first()
+            .map(Control::grpc_url)
+            .unwrap_or_default()
     }
 
     /// URL of the call page.
     pub(crate) fn http_url(&self) -> String {
+        let first = self.control.first();
+        first
+            .map(|control| self.gateway_url(control))
+            .unwrap_or_default()
+    }
+
+    /// URL of a control replica's gateway.
+    pub(crate) fn gateway_url(&self, control: &Control) -> String {
         let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}", SocketAddr::new(self.url_host, self.http))
+        format!(
+            "{scheme}://{}",
+            SocketAddr::new(self.url_host, control.http)
+        )
     }
 
     /// URL that clients reach an edge at.
@@ -178,10 +211,13 @@ impl Layout {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        ports::check(self.bind, self.http)?;
+        for control in &self.control {
+            ports::check(self.bind, control.http)?;
+        }
         let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let own = self.nodes.iter().flat_map(|node| [node.link, node.admin]);
-        for port in own.chain([self.grpc, self.admin]) {
+        let control = self.control.iter();
+        for port in own.chain(control.flat_map(|control| [control.grpc, control.admin])) {
             ports::check(local, port)?;
         }
         for port in self.edges().flat_map(|edge| {
@@ -202,6 +238,35 @@ impl Layout {
 /// A port on this machine only.
 pub(crate) fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+fn control(options: &Options, free: &mut Free) -> anyhow::Result<Vec<Control>> {
+    let first = control_ports(options, free)?;
+    let mut all = Vec::new();
+    for number in 0..options.replicas {
+        let [http, grpc, admin] = match (number, options.base_port) {
+            (0, _) => first,
+            (_, 0) => {
+                let first = free.take(3)?;
+                [first, first + 1, first + 2]
+            }
+            (number, _) => {
+                let further = |port: u16| port.checked_add(3 * number);
+                let ports = first.map(further);
+                let [Some(http), Some(grpc), Some(admin)] = ports else {
+                    anyhow::bail!("no room for the ports of {} replicas", options.replicas);
+                };
+                [http, grpc, admin]
+            }
+        };
+        all.push(Control {
+            id: format!("control-{number}"),
+            http,
+            grpc,
+            admin,
+        });
+    }
+    Ok(all)
 }
 
 fn control_ports(options: &Options, free: &mut Free) -> anyhow::Result<[u16; 3]> {
@@ -320,12 +385,36 @@ mod tests {
                     n.http, n.rtc_tcp, n.rtc_udp, n.link, n.admin, n.turn, n.turn_tls,
                 ]
             })
-            .chain([layout.http, layout.grpc, layout.admin])
+            .chain(
+                layout
+                    .control
+                    .iter()
+                    .flat_map(|c| [c.http, c.grpc, c.admin]),
+            )
             .collect();
         ports.sort_unstable();
         let count = ports.len();
         ports.dedup();
         assert_eq!(ports.len(), count);
+    }
+
+    #[test]
+    fn several_replicas_have_ports_of_their_own_and_stores() {
+        let stores = [
+            "--database-url",
+            "postgres://x/y",
+            "--redis-url",
+            "redis://x",
+        ];
+        let several = |flags: &[&str]| {
+            let flags = [&["--replicas", "3", "--base-port", "7880"], flags].concat();
+            let options = options(&flags);
+            control(&options, &mut Free::new(options.bind))
+        };
+        let ports: Vec<_> = several(&stores).unwrap().iter().map(|c| c.http).collect();
+        assert_eq!(ports, [7800, 7803, 7806]);
+        let alone = options(&["--replicas", "2", "--base-port", "0"]);
+        assert!(Layout::new(&alone).is_err());
     }
 
     #[test]

@@ -55,6 +55,18 @@ pub(crate) struct Options {
     /// `tls/clients-ca.pem` in the data directory
     #[arg(long, value_name = "on|off", default_value = "off", num_args = 0..=1, default_missing_value = "on")]
     pub(crate) tls: Switch,
+    /// Control replicas; several need --database-url and --redis-url. The further ones' ports follow on the first one's
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) replicas: u16,
+    /// PostgreSQL database of the control plane, `postgres://…`; needs --data-dir, where its master key is kept [default: SQLite]
+    #[arg(long, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// Redis of the control plane, `redis://…`
+    #[arg(long, value_name = "URL")]
+    pub(crate) redis_url: Option<String>,
+    /// Agent of Consul where all processes register, `http://…`
+    #[arg(long, value_name = "URL")]
+    pub(crate) consul_url: Option<String>,
     /// Stops when standard input is closed
     #[arg(long, hide = true)]
     pub(crate) exit_with_parent: bool,

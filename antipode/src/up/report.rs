@@ -34,7 +34,8 @@ struct Process {
     admin: String,
 }
 
-/// The processes of a mesh and how far each has come. Indexes are: 0 the control plane, then the layout's nodes.
+/// The processes of a mesh and how far each has come. Indexes are: the control replicas, then the layout's
+/// nodes.
 #[derive(Debug)]
 pub(crate) struct Mesh {
     http: String,
@@ -57,11 +58,12 @@ pub(crate) fn control_url(text: &str) -> Option<String> {
 impl Mesh {
     /// A mesh of which nothing runs yet.
     pub(crate) fn new(layout: &Layout, directory: &Path) -> Self {
-        let control = Process {
-            node: super::files::CONTROL_ID.to_owned(),
-            grpc: Some(layout.grpc_url()),
+        let control = layout.control.iter().map(|control| Process {
+            node: control.id.clone(),
+            url: Some(layout.gateway_url(control)),
+            grpc: Some(control.grpc_url()),
             ..Process::default()
-        };
+        });
         let nodes = layout.nodes.iter().map(|node| Process {
             region: Some(node.region.code.to_owned()),
             node: node.id.clone(),
@@ -71,10 +73,13 @@ impl Mesh {
         Self {
             http: layout.http_url(),
             file: path(directory),
-            roles: std::iter::once(None)
+            roles: layout
+                .control
+                .iter()
+                .map(|_| None)
                 .chain(layout.nodes.iter().map(|node| Some(node.role)))
                 .collect(),
-            processes: std::iter::once(control).chain(nodes).collect(),
+            processes: control.chain(nodes).collect(),
         }
     }
 

@@ -82,14 +82,21 @@ impl Core {
         let now_ms = self.wall_ms(now);
         if let Some(room) = self.rooms.get(report.room.as_str()) {
             let changes = self.attendance.reported(node, &room.sid, report, now_ms);
-            self.outputs.extend(changes.into_iter().map(Output::Save));
+            self.record(&RoomId::from(report.room.as_str()), changes);
         }
     }
 
     /// An edge serves a room no more.
     pub(super) fn depart(&mut self, now: Instant, node: &NodeId, name: &RoomId) {
         let changes = self.attendance.gone(node, name, self.wall_ms(now));
-        self.outputs.extend(changes.into_iter().map(Output::Save));
+        self.record(name, changes);
+    }
+
+    /// The room's owner keeps its history.
+    fn record(&mut self, name: &RoomId, changes: Vec<Change>) {
+        if self.owns(name) {
+            self.outputs.extend(changes.into_iter().map(Output::Save));
+        }
     }
 }
 

@@ -60,6 +60,19 @@ pub enum Call {
     },
 }
 
+impl Call {
+    /// The room that it is about, whose owner carries it out; `None` for what an edge does.
+    pub fn room(&self) -> Option<RoomId> {
+        match self {
+            Self::Create(request) => Some(RoomId::from(request.name.as_str())),
+            Self::SetMetadata { room, .. } | Self::Revoke { room, .. } | Self::Delete(room) => {
+                Some(room.clone())
+            }
+            Self::Command { .. } => None,
+        }
+    }
+}
+
 /// What came of it.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Answer {
@@ -98,6 +111,9 @@ pub enum CallError {
     /// The change could not be saved.
     #[error("the change could not be saved")]
     NotSaved,
+    /// The room is another replica's, or changes hands just now.
+    #[error("another control replica owns the room; ask again")]
+    NotOwner,
     /// The control plane is stopping.
     #[error("the control plane is stopping")]
     Stopped,
@@ -113,6 +129,7 @@ pub(super) struct Pending {
 impl Core {
     pub(super) fn call(&mut self, now: Instant, ticket: Ticket, call: Call) {
         let result = match call {
+            call if call.room().is_some_and(|room| !self.plans(&room)) => Err(CallError::NotOwner),
             Call::Create(request) => self.create(now, &request),
             Call::SetMetadata { room, metadata } => self.set_metadata(now, &room, metadata),
             Call::Revoke {

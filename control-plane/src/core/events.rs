@@ -7,8 +7,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use livekit_protocol as lk;
 use proto::{RoomId, RoomSid};
 
+use super::Core;
 use super::presence::Happening;
-use super::{Core, Output};
 use crate::view;
 
 /// Bytes of the digest that an id shows.
@@ -88,7 +88,7 @@ impl Core {
         if let Some(room) = self.rooms.get(name) {
             let shown = view::room(&room.summary(name), room.presence.counts());
             let event = Event::new((name, &shown), "room_started", "", at_ms);
-            self.outputs.push_back(Output::Event(event));
+            self.tell_event(event);
         }
     }
 
@@ -99,7 +99,7 @@ impl Core {
             let shown = view::room(&room.summary(name), room.presence.counts());
             let mut event = Event::new((name, &shown), "room_finished", "", at_ms);
             event.content.room_end_reason = reason as i32;
-            self.outputs.push_back(Output::Event(event));
+            self.tell_event(event);
         }
     }
 
@@ -110,9 +110,8 @@ impl Core {
             return;
         };
         let shown = view::room(&room.summary(name), room.presence.counts());
-        let events = news
-            .into_iter()
-            .map(|happening| Event::of((name, &shown), happening, at_ms));
-        self.outputs.extend(events.map(Output::Event));
+        for happening in news {
+            self.tell_event(Event::of((name, &shown), happening, at_ms));
+        }
     }
 }

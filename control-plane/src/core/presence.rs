@@ -9,7 +9,7 @@ use prost::Message as _;
 use proto::control::{Departure, ParticipantReport, RoomReport};
 use proto::{NodeId, ParticipantSid, RoomId};
 
-use super::{Core, Output};
+use super::Core;
 use crate::registry::SessionId;
 use crate::store::Update;
 
@@ -212,7 +212,14 @@ impl Presence {
             return;
         };
         self.remember(sid.clone());
-        let was_active = present.is_active();
+        // Media may have begun to flow to it since it was reported last: then it joined, whoever hears of it and when.
+        let unheard = |last: &lk::ParticipantInfo| last.state == State::Active as i32;
+        let joined = last
+            .clone()
+            .filter(unheard)
+            .filter(|_| !present.is_active());
+        let was_active = present.is_active() || joined.is_some();
+        news.extend(joined.map(Happening::Joined));
         let tracks = present.info.tracks.clone();
         let last = ended(last.unwrap_or(present.info));
         for track in tracks {
@@ -266,8 +273,7 @@ impl Core {
             departures: Vec::new(),
             ..report
         };
-        self.outputs
-            .push_back(Output::Update(Update::Report { node, report }));
+        self.show(name.as_str(), Update::Report { node, report });
     }
 }
 
@@ -389,6 +395,17 @@ mod tests {
             assert_eq!(news, if round == 0 { &expected[..] } else { &[] });
         }
         assert_eq!(names(&presence.node_gone(&node)), ["PA_b left 0"]);
+    }
+
+    #[test]
+    fn who_left_before_it_was_said_to_be_active_did_join() {
+        let (mut presence, node) = (Presence::default(), NodeId::from("edge-fra"));
+        let first = report(false, vec![participant("PA_a", State::Joined, &[])]);
+        assert!(presence.take(&node, SessionId(1), &first).is_empty());
+        let mut late = report(false, Vec::new());
+        late.departures = vec![departure("PA_a", State::Active)];
+        let news = names(&presence.take(&node, SessionId(1), &late));
+        assert_eq!(news, ["PA_a joined", "PA_a left 1"]);
     }
 
     #[test]

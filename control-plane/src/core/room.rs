@@ -1,9 +1,10 @@
 //! Rooms of the core: who serves them, their plans and epochs.
 
+mod end;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use livekit_protocol as lk;
 use proto::control::control_message::Message as Down;
 use proto::control::{self, AssignResponse, RoomClosed, RoomReport, RoomSettings, RoomSummary};
 use proto::{BadName, NodeId, RoomId, RoomSid, check_name};
@@ -14,7 +15,7 @@ use super::presence::Presence;
 use super::{CONFIRM_WITHIN, Core, Output, Timer, calls};
 use crate::planner::{self, Decision, Hop, Problem, Request, Role, Solution};
 use crate::registry::SessionId;
-use crate::store::{Change, Fenced, RoomRecord, Update};
+use crate::store::{Change, RoomRecord, Update};
 
 /// Length of a room's name in bytes.
 pub(super) const ROOM_NAME_LENGTH_MAX: usize = 512;
@@ -51,6 +52,9 @@ pub enum AssignError {
     /// Another replica planned the room at the same time.
     #[error("another replica planned the room at the same time; ask again")]
     Fenced,
+    /// The room is another replica's, or changes hands just now.
+    #[error("another control replica owns the room; ask again")]
+    NotOwner,
     /// The edge is where the room must not be.
     #[error("the room is confined to {allowed}; the edge is in {region}")]
     Residency {
@@ -125,6 +129,46 @@ impl Room {
             Duration::from_secs(set.into())
         } else {
             usual
+        }
+    }
+
+    /// Begins to count its time without edges, if it has none and does not do so already: when it ends.
+    pub(super) fn begin_to_wait(&mut self, now: Instant, usual: Duration) -> Option<Instant> {
+        if !self.members.is_empty() || self.ends_at.is_some() {
+            return None;
+        }
+        let at = now + self.patience(usual);
+        self.ends_at = Some(at);
+        Some(at)
+    }
+
+    /// Whether no edge serves it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Epoch of its latest plan that is known here.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Its plan is another replica's to make, or has to be made from the start.
+    pub(super) fn forget_plan(&mut self) {
+        self.problem = None;
+        self.solution = Solution::default();
+        self.addressed.clear();
+        self.unsent = false;
+    }
+
+    /// Goes on from what its owner before left; `there` are members that it had.
+    pub(super) fn adopt(&mut self, record: &RoomRecord, there: &[NodeId]) {
+        self.sid = record.sid.clone();
+        self.created_at_ms = record.created_at_ms;
+        self.epoch = self.epoch.max(record.epoch);
+        for node in there {
+            self.members
+                .entry(node.clone())
+                .or_insert(Membership::Doubted);
         }
     }
 
@@ -250,6 +294,9 @@ impl Core {
         if length > ROOM_NAME_LENGTH_MAX {
             return Err(AssignError::RoomName(length));
         }
+        if !self.plans(name) {
+            return Err(AssignError::NotOwner);
+        }
         let known = self
             .registry
             .get(node)
@@ -342,6 +389,9 @@ impl Core {
             tracing::warn!(node_id = %node, "people are in a room where it must not be; left out of its plan");
             return false;
         }
+        if serves {
+            self.follow_session(&name, &report.room_sid);
+        }
         if serves && !self.rooms.contains_key(&name) {
             // We lost the room's record: it lives on under the session id its participants know.
             let length = name.name().len();
@@ -370,7 +420,7 @@ impl Core {
         }
         if !serves {
             // A member without participants was just assigned; a relay reports flows; anybody else is late.
-            return room.involves(node);
+            return room.involves(node) || room.members.contains_key(node);
         }
         if report.epoch > room.epoch && report.epoch < EPOCH_MAX {
             // Plans of ours below that epoch would be ignored as stale.
@@ -418,7 +468,7 @@ impl Core {
             node: node.clone(),
             room: name.clone(),
         };
-        self.outputs.push_back(Output::Update(gone));
+        self.show(name.as_str(), gone);
     }
 
     /// A node died or started anew: it serves no room.
@@ -464,6 +514,9 @@ impl Core {
     /// Plans a room; when that changes anything, under a new epoch, saved and sent to all concerned. `closed` is an
     /// edge that closed the room itself and need not hear of it.
     pub(super) fn replan(&mut self, now: Instant, name: &RoomId, closed: Option<&NodeId>) {
+        if !self.plans(name) {
+            return self.stand_by(now, name);
+        }
         let Some(room) = self.rooms.get_mut(name) else {
             return;
         };
@@ -476,9 +529,7 @@ impl Core {
         };
         let problem = Problem::of(request, &self.topology);
         let solution = planner::solve(&problem);
-        if members.is_empty() && room.ends_at.is_none() {
-            let at = now + room.patience(self.settings.empty_room);
-            room.ends_at = Some(at);
+        if let Some(at) = room.begin_to_wait(now, self.settings.empty_room) {
             self.timers.insert((at, Timer::Empty(name.clone())));
         }
         if solution.hops == room.solution.hops && room.problem.is_some() && !room.unsent {
@@ -518,43 +569,6 @@ impl Core {
         }
     }
 
-    /// Another replica was faster with a room: goes on from what it left, under a later epoch. What both know of members
-    /// is joined; who is not there any more is found by the next report.
-    pub(super) fn yield_to(&mut self, now: Instant, fenced: Fenced) {
-        let Some(room) = self.rooms.get(&fenced.room) else {
-            // It ended here. Should it live elsewhere, it does so without us.
-            return;
-        };
-        if room.sid != fenced.sid {
-            // About a room of that name that is gone here.
-            return;
-        }
-        let begins = fenced.current.is_none();
-        let sid = match &fenced.current {
-            Some(current) => current.sid.clone(),
-            // It ended there. Those who are still here begin another one.
-            None => self.new_sid(),
-        };
-        let Some(room) = self.rooms.get_mut(&fenced.room) else {
-            return;
-        };
-        room.sid = sid;
-        room.epoch = room.epoch.max(fenced.epoch_max);
-        if let Some(current) = fenced.current {
-            room.created_at_ms = current.created_at_ms;
-            for node in current.members {
-                if self.registry.get(&node).is_some() {
-                    room.members.entry(node).or_insert(Membership::Certain);
-                }
-            }
-        }
-        tracing::info!(room_sid = %room.sid, epoch = room.epoch, "another replica planned the room");
-        if begins {
-            self.tell_started(now, &fenced.room);
-        }
-        self.plan_again(now, &fenced.room);
-    }
-
     /// Tells a node that connected the plans it has a part in.
     pub(super) fn send_plans(&mut self, session: SessionId, node: &NodeId) {
         let plans: Vec<_> = self
@@ -566,29 +580,5 @@ impl Core {
         for plan in plans {
             self.transmit(session, Down::Plan(plan));
         }
-    }
-
-    /// Ends a room that nobody came back to.
-    pub(super) fn end_if_empty(&mut self, now: Instant, name: &RoomId) {
-        let due = |room: &&mut Room| room.ends_at.is_some_and(|at| at <= now);
-        if self.rooms.get_mut(name).filter(due).is_some() {
-            self.end(now, name, lk::RoomEndReason::RoomEndIdleTimeout);
-        }
-    }
-
-    pub(super) fn end(&mut self, now: Instant, name: &RoomId, reason: lk::RoomEndReason) {
-        self.tell_finished(now, name, reason);
-        let Some(room) = self.rooms.get(name) else {
-            return;
-        };
-        let (sid, epoch) = (room.sid.clone(), room.epoch);
-        tracing::info!(room_sid = %sid, "room ended");
-        self.rooms.remove(name);
-        self.epoch_floor = self.epoch_floor.max(epoch);
-        let at_ms = self.wall_ms(now);
-        self.outputs
-            .push_back(Output::Save(Change::RoomEnded { sid, epoch, at_ms }));
-        self.outputs
-            .push_back(Output::Update(Update::RoomEnded(name.clone())));
     }
 }

@@ -8,6 +8,7 @@ use crate::config::RoomPolicy;
 mod calls;
 mod drain;
 mod random;
+mod standby;
 
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -15,7 +16,7 @@ struct Mesh {
     core: Core,
     now: Instant,
     sessions: u64,
-    saved: BTreeMap<String, crate::store::RoomRecord>,
+    saved: BTreeMap<String, RoomRecord>,
     answers: Vec<Result<AssignResponse, AssignError>>,
     heard: BTreeMap<SessionId, Vec<Down>>,
     closed: Vec<SessionId>,
@@ -26,6 +27,7 @@ struct Mesh {
 fn settings(policy: RoomPolicy) -> Settings {
     Settings {
         control_id: "control-0".to_owned(),
+        ring: Ring::alone("control-0"),
         mesh: "test".to_owned(),
         rules: Rules::everywhere(policy),
         prices: Prices::default(),
@@ -96,7 +98,7 @@ impl Mesh {
                 Output::Save(Change::Room(record)) => {
                     self.saved.insert(record.room.to_string(), record);
                 }
-                Output::Save(_) | Output::Update(_) => {}
+                Output::Save(_) | Output::Update(_) | Output::Shadow(_) => {}
                 Output::Transmit { session, message } => {
                     let message = message.message.expect("a message");
                     if let Down::Plan(plan) = &message {

@@ -3,13 +3,12 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use proto::RoomId;
 use proto::control::rooms_server;
 use proto::control::{AssignRequest, AssignResponse, PlaceRequest, PlaceResponse};
-use proto::{NodeId, RoomId};
 use tonic::{Request, Response, Status};
 
-use crate::actor::{Handle, Stopped};
-use crate::core::AssignError;
+use crate::dispatch::{Dispatch, FORWARDED};
 use crate::explain::{self, Explainer};
 use crate::metrics::Metrics;
 use crate::placement::{Asked, Edge};
@@ -17,16 +16,16 @@ use crate::placement::{Asked, Edge};
 /// The service.
 #[derive(Debug)]
 pub struct Rooms {
-    handle: Handle,
+    dispatch: Dispatch,
     metrics: Metrics,
     explainer: Explainer,
 }
 
 impl Rooms {
-    /// Asks the control plane's task, and placement.
-    pub(crate) fn new(handle: Handle, metrics: Metrics, explainer: Explainer) -> Self {
+    /// Asks whoever owns the room, and placement.
+    pub(crate) fn new(dispatch: Dispatch, metrics: Metrics, explainer: Explainer) -> Self {
         Self {
-            handle,
+            dispatch,
             metrics,
             explainer,
         }
@@ -56,23 +55,12 @@ impl rooms_server::Rooms for Rooms {
         request: Request<AssignRequest>,
     ) -> Result<Response<AssignResponse>, Status> {
         let began = Instant::now();
-        let AssignRequest {
-            room,
-            node_id,
-            room_config,
-        } = request.into_inner();
-        let answer = self
-            .handle
-            .assign(NodeId::from(node_id), RoomId::from(room), room_config)
-            .await;
+        let forwarded = request.metadata().contains_key(FORWARDED);
+        let answer = self.dispatch.assign(request.into_inner(), forwarded).await;
         self.metrics
             .assign_seconds
             .observe(began.elapsed().as_secs_f64());
-        match answer {
-            Ok(Ok(response)) => Ok(Response::new(response)),
-            Ok(Err(error)) => Err(status(&error)),
-            Err(Stopped) => Err(Status::unavailable(Stopped.to_string())),
-        }
+        answer.map(Response::new)
     }
 
     async fn place(
@@ -88,19 +76,5 @@ impl rooms_server::Rooms for Rooms {
             region: edge.region,
             client_url: edge.url,
         }))
-    }
-}
-
-fn status(error: &AssignError) -> Status {
-    let message = error.to_string();
-    match error {
-        AssignError::RoomName(_) | AssignError::BadName(_) => Status::invalid_argument(message),
-        AssignError::Node(_) | AssignError::Residency { .. } => {
-            Status::failed_precondition(message)
-        }
-        AssignError::Draining(_) => Status::unavailable(message),
-        AssignError::Full => Status::resource_exhausted(message),
-        AssignError::NotSaved => Status::unavailable(message),
-        AssignError::Fenced => Status::aborted(message),
     }
 }

@@ -112,6 +112,17 @@ pub trait Ephemeral: fmt::Debug + Send + Sync {
     /// Takes changes, in order. Never waits for another process.
     fn apply(&self, updates: Vec<Update>) -> BoxFuture<'_, Result<(), Error>>;
 
+    /// Takes what this replica knows of what another one owns: shown while the others' part is not known, and told to nobody.
+    fn shadow(&self, updates: Vec<Update>);
+
+    /// Tells others all of this replica's part anew: there is more of it than before.
+    fn renew(&self) {}
+
+    /// Waits until all replicas see what was applied here before.
+    fn settle(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// All nodes by id.
     fn nodes(&self) -> BoxFuture<'_, Result<Vec<Node>, Error>>;
 

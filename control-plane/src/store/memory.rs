@@ -1,6 +1,6 @@
 //! The ephemeral store of a control plane that is one process.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,8 @@ pub struct Memory {
 #[derive(Debug, Default)]
 struct State {
     nodes: BTreeMap<NodeId, Node>,
+    /// Nodes that another replica shows.
+    foreign: BTreeSet<NodeId>,
     rooms: BTreeMap<RoomId, Room>,
     links: BTreeMap<NodeId, Vec<LinkState>>,
 }
@@ -39,6 +41,8 @@ struct Room {
     summary: RoomSummary,
     plans: BTreeMap<NodeId, RoomPlan>,
     reports: BTreeMap<NodeId, RoomReport>,
+    /// Another replica owns it.
+    foreign: bool,
 }
 
 impl Room {
@@ -48,7 +52,7 @@ impl Room {
 }
 
 impl State {
-    fn apply(&mut self, update: Update) {
+    fn apply(&mut self, update: Update, foreign: bool) {
         match update {
             Update::Node(node) => {
                 let id = node
@@ -56,11 +60,17 @@ impl State {
                     .as_ref()
                     .map(|hello| NodeId::from(hello.node_id.as_str()));
                 if let Some(id) = id {
+                    if foreign {
+                        self.foreign.insert(id.clone());
+                    } else {
+                        self.foreign.remove(&id);
+                    }
                     self.nodes.insert(id, node);
                 }
             }
             Update::NodeForgotten(node) => {
                 self.nodes.remove(&node);
+                self.foreign.remove(&node);
                 self.links.remove(&node);
             }
             Update::Room { summary, plans } => {
@@ -74,6 +84,7 @@ impl State {
                 room.reports.retain(|node, _| plans.contains_key(node));
                 room.summary = summary;
                 room.plans = plans;
+                room.foreign = foreign;
             }
             Update::RoomEnded(room) => {
                 self.rooms.remove(&room);
@@ -141,15 +152,19 @@ impl Memory {
         }
     }
 
-    /// Everything as changes that lead to it.
+    /// Everything of this replica's own as changes that lead to it.
     pub(super) fn snapshot(&self) -> Vec<Update> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let nodes = state.nodes.values().cloned().map(Update::Node);
-        let links = state.links.iter().map(|(node, links)| Update::Links {
+        let own = |node: &NodeId| !state.foreign.contains(node);
+        let nodes = state.nodes.iter().filter(|(id, _)| own(id));
+        let nodes = nodes.map(|(_, node)| Update::Node(node.clone()));
+        let links = state.links.iter().filter(|(id, _)| own(id));
+        let links = links.map(|(node, links)| Update::Links {
             node: node.clone(),
             links: links.clone(),
         });
-        let rooms = state.rooms.values().flat_map(|room| {
+        let rooms = state.rooms.values().filter(|room| !room.foreign);
+        let rooms = rooms.flat_map(|room| {
             let begun = Update::Room {
                 summary: room.summary.clone(),
                 plans: room.plans.clone(),
@@ -182,8 +197,17 @@ impl Memory {
 impl Ephemeral for Memory {
     fn apply(&self, updates: Vec<Update>) -> BoxFuture<'_, Result<(), Error>> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        updates.into_iter().for_each(|update| state.apply(update));
+        updates
+            .into_iter()
+            .for_each(|update| state.apply(update, false));
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn shadow(&self, updates: Vec<Update>) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        updates
+            .into_iter()
+            .for_each(|update| state.apply(update, true));
     }
 
     fn nodes(&self) -> BoxFuture<'_, Result<Vec<Node>, Error>> {

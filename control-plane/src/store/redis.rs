@@ -367,6 +367,18 @@ impl Ephemeral for Redis {
         self.local.apply(updates)
     }
 
+    fn shadow(&self, updates: Vec<Update>) {
+        self.local.shadow(updates);
+    }
+
+    fn renew(&self) {
+        self.behind.store(true, Ordering::Relaxed);
+    }
+
+    fn settle(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.flush())
+    }
+
     fn nodes(&self) -> BoxFuture<'_, Result<Vec<Node>, Error>> {
         Box::pin(async move {
             match self.ask("nodes", self.read_nodes()).await {

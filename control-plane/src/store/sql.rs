@@ -32,7 +32,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// Connections to PostgreSQL. The planner's task uses one at a time; the others serve the gateway and workers.
 const CONNECTIONS_MAX: u32 = 8;
 /// Longest wait for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Longest wait for a lock, and for any statement, in PostgreSQL's own notation.
 const TIMEOUTS: [(&str, &str); 2] = [("lock_timeout", "3s"), ("statement_timeout", "5s")];
 
@@ -213,7 +213,7 @@ impl Sql {
             }
             Change::Webhook(webhook) => {
                 let mut fenced = outcome.fenced.iter();
-                if fenced.any(|fenced| fenced.room == webhook.room) {
+                if fenced.any(|fenced| fenced.room == webhook.room && fenced.is_over()) {
                     return Ok(());
                 }
                 webhooks::enqueue(run, webhook).await

@@ -22,7 +22,7 @@ const CONTENT: &str = "application/webhook+json";
 /// How long a receiver may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a taken event stays with one replica: longer than a receiver may take.
-const LEASE: Duration = Duration::from_secs(30);
+const LEASE: Duration = Duration::from_secs(15);
 /// Requests at a time.
 const CONCURRENCY: usize = 32;
 /// How often the outbox is looked at without being told to.

@@ -26,7 +26,7 @@ fn event(room: &str, number: u32) -> Event {
 fn every_url_hears_of_an_event_and_none_is_in_the_store() {
     let target = |url: &str| Target {
         url: url.to_owned(),
-        project: proto::DEFAULT_PROJECT.to_owned(),
+        project: DEFAULT_PROJECT.to_owned(),
         key: None,
     };
     let urls = ["http://a/secret", "http://b/secret"];

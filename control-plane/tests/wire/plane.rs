@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Plane {
     pub(crate) http: String,
     pub(crate) registry: prometheus::Registry,
-    grpc: String,
+    pub(crate) grpc: String,
     server: Server,
     shutdown: CancellationToken,
     folder: TempDir,

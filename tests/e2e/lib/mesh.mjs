@@ -4,14 +4,18 @@ import { createInterface } from 'node:readline';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { scrape, sum } from './metrics.mjs';
+import { Services } from './services.mjs';
 import { mintToken } from './token.mjs';
 import { sleep } from './check.mjs';
 
 const READY_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 10_000;
 
-/** Options of a mesh that a case does not set. `extra` are further flags of `antipode up`. */
-const DEFAULTS = { regions: ['fra', 'iad', 'syd'], relays: ['sin'], wan: true, extra: [] };
+/**
+ * Options of a mesh that a case does not set. `extra` are further flags of `antipode up`; several `replicas` of the control plane
+ * share a PostgreSQL, Redis and Consul of their own.
+ */
+const DEFAULTS = { regions: ['fra', 'iad', 'syd'], relays: ['sin'], wan: true, replicas: 1, extra: [] };
 
 /** One text per distinct mesh: cases with the same one share a mesh. */
 export function meshKey(options = {}) {
@@ -40,13 +44,18 @@ export function residentBytes(pid) {
 export class Mesh {
   /** Starts a mesh on free ports and waits for its ready line. It ends when this process does, however that ends. */
   static async start(options, { binary, logs, name }) {
-    const { regions, relays, wan, extra } = { ...DEFAULTS, ...options };
+    const { regions, relays, wan, replicas, extra } = { ...DEFAULTS, ...options };
     const mesh = new Mesh();
-    mesh.options = { regions, relays, wan, extra };
+    mesh.options = { regions, relays, wan, replicas, extra };
+    mesh.binary = binary;
     mesh.dataDir = mkdtempSync(join(tmpdir(), 'antipode-e2e-mesh-'));
     mkdirSync(logs, { recursive: true });
     const args = ['up', '--base-port', '0', '--data-dir', mesh.dataDir, '--regions', regions.join(',')];
     args.push('--relays', relays.join(','), '--wan', wan ? 'on' : 'off', '--exit-with-parent', ...extra);
+    if (replicas > 1) {
+      mesh.services = await Services.start();
+      args.push('--replicas', String(replicas), ...mesh.services.flags());
+    }
     mesh.logFile = join(logs, `${name}.log`);
     mesh.child = spawn(binary, args, { stdio: ['pipe', 'pipe', 'pipe'] });
     mesh.child.stdin.on('error', () => {});
@@ -89,6 +98,22 @@ export class Mesh {
     return { http, credentials: { key, secret }, control, edges, relays };
   }
 
+  /** Starts a control replica that was killed, as its supervisor would; needs `--restart off`. Waits until it serves. */
+  async startControl(control) {
+    const config = join(this.dataDir, `${control.node}.toml`);
+    const args = ['control', '--config', config, '--exit-with-parent'];
+    const child = spawn(this.binary, args, { stdio: ['pipe', 'pipe', 'pipe'] });
+    child.stdin.on('error', () => {});
+    child.stderr.pipe(createWriteStream(this.logFile, { flags: 'a' }));
+    (this.started ??= []).push(child);
+    const serves = new Promise((resolve, reject) => {
+      child.once('exit', (code, signal) => reject(new Error(`${control.node} ended (${signal ?? code})`)));
+      createInterface({ input: child.stdout }).on('line', (line) => line.includes('"ready":true') && resolve());
+    });
+    await serves;
+    control.pid = child.pid;
+  }
+
   /** The last lines of the mesh's log. */
   lastWords(lines = 25) {
     try {
@@ -121,6 +146,7 @@ export class Mesh {
 
   /** Stops the mesh as Ctrl-C does; returns what was left alive afterwards (must be nothing). */
   async stop() {
+    for (const child of this.started ?? []) child.kill('SIGTERM');
     this.child.kill('SIGINT');
     const stopped = await Promise.race([this.exited.then(() => true), sleep(STOP_TIMEOUT_MS)]);
     if (!stopped) this.child.kill('SIGKILL');
@@ -128,6 +154,7 @@ export class Mesh {
     await sleep(200);
     const left = this.pids().filter(isAlive);
     for (const pid of left) process.kill(pid, 'SIGKILL');
+    await this.services?.stop();
     rmSync(this.dataDir, { recursive: true, force: true });
     return { clean: stopped === true && left.length === 0, left };
   }

@@ -136,7 +136,10 @@ impl From<CallError> for Error {
             CallError::NoRoom => Code::NotFound,
             CallError::RoomName(_) | CallError::Metadata(_) => Code::InvalidArgument,
             CallError::Full => Code::ResourceExhausted,
-            CallError::NotConnected | CallError::NotSaved | CallError::Stopped => Code::Unavailable,
+            CallError::NotConnected
+            | CallError::NotSaved
+            | CallError::NotOwner
+            | CallError::Stopped => Code::Unavailable,
             CallError::TimedOut => Code::DeadlineExceeded,
             CallError::Edge(error) => return Self::from(error),
         };

@@ -179,7 +179,7 @@ impl Writer {
             self.metrics.stores.redis_up.set(0);
             tracing::warn!(
                 %error,
-                "Redis is gone: until it is back only this replica's rooms and nodes are shown, and rate limits hold per replica"
+                "Redis is gone: until it is back rooms and nodes are shown as this replica hears of them, and rate limits hold per replica"
             );
         }
         self.fresh = false;
