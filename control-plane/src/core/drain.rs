@@ -25,8 +25,7 @@ impl Core {
         self.topology.remove(node);
         self.leave_all(now, node);
         self.replan_touched(now, node);
-        let gone = Update::NodeForgotten(node.clone());
-        self.outputs.push_back(Output::Update(gone));
+        self.show(node.as_str(), Update::NodeForgotten(node.clone()));
         self.send_peers();
     }
 }
