@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use proto::DEFAULT_PROJECT;
 pub use runtime::secret::Secret;
 use runtime::telemetry::LogConfig;
+use runtime::tls::acme::Acme;
 use runtime::tls::listener::Files;
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +81,8 @@ pub struct Config {
     pub master_key: Option<Secret>,
     /// Certificate of the HTTP gateway; none: plain HTTP, for use behind a proxy that ends TLS.
     pub tls: Option<Files>,
+    /// Has the gateway's certificate made and renewed by an ACME authority, instead of `tls`. For one replica per name.
+    pub acme: Option<Acme>,
     /// Certificate authorities of the edges' certificates, a PEM file, where the system does not trust them: for signalling that
     /// goes through the gateway.
     pub edge_ca: Option<PathBuf>,
@@ -153,6 +156,7 @@ impl Default for Config {
             advertise: None,
             master_key: None,
             tls: None,
+            acme: None,
             edge_ca: None,
             rate_per_address: 100,
             rate_per_key: 1_000,
@@ -205,7 +209,7 @@ pub enum Unsound {
     #[error("redis_url needs database_url: replicas that share a Redis must share a database")]
     RedisAlone,
     /// The gateway's certificate.
-    #[error("tls: {0}")]
+    #[error("tls, acme: {0}")]
     Tls(#[from] runtime::tls::listener::Error),
     /// A price for a region that nobody can have.
     #[error(
@@ -241,9 +245,7 @@ impl Config {
         if self.http_connections == 0 {
             return Err(Unsound::NoConnections);
         }
-        if let Some(files) = &self.tls {
-            files.check()?;
-        }
+        runtime::tls::shown::check(self.tls.as_ref(), self.acme.as_ref())?;
         self.check_stores()?;
         self.check_placement()?;
         self.webhook_targets().map(|_| ())

@@ -10,7 +10,8 @@ use runtime::discovery::View;
 use runtime::http::Limits;
 use runtime::ready::Ready;
 use runtime::shutdown::Shutdown;
-use runtime::tls::listener::{Acceptor, Certificate};
+use runtime::tls::listener::Acceptor;
+use runtime::tls::shown::Certificate;
 use runtime::tunnel::Tunnels;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -276,10 +277,11 @@ fn gateway_tls(
     registry: &prometheus::Registry,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Acceptor>> {
-    let Some(files) = &config.tls else {
+    let (files, acme) = (config.tls.as_ref(), config.acme.as_ref());
+    let certificate = Certificate::open(files, acme, registry, shutdown.clone().into());
+    let Some(certificate) = certificate.context("tls, acme")? else {
         return Ok(None);
     };
-    let certificate = Certificate::open(files, registry, shutdown.clone().into()).context("tls")?;
     Ok(Some(certificate.acceptor(&[b"http/1.1"]).context("tls")?))
 }
 

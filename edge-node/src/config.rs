@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use runtime::secret::Secret;
 use runtime::telemetry::LogConfig;
 use runtime::tls::Paths;
+use runtime::tls::acme::Acme;
 use runtime::tls::listener::Files;
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +79,9 @@ pub struct Config {
     /// Certificate that clients are shown by HTTPS and by TURN over TLS; none: plain HTTP, for use behind a proxy that ends TLS.
     #[serde(default)]
     pub client_tls: Option<Files>,
+    /// Has that certificate made and renewed by an ACME authority, instead of `client_tls`.
+    #[serde(default)]
+    pub client_acme: Option<Acme>,
     /// Authorities (PEM) of the certificates of other edges, where the system does not trust them: signalling is handed on to them.
     #[serde(default)]
     pub edge_ca: Option<PathBuf>,
@@ -139,10 +143,10 @@ const TURN_PORT: u16 = 3478;
 #[derive(Debug, thiserror::Error)]
 pub enum Unsound {
     /// The certificate that clients are shown.
-    #[error("client_tls: {0}")]
+    #[error("client_tls, client_acme: {0}")]
     ClientTls(#[from] runtime::tls::listener::Error),
     /// TURN over TLS without a certificate.
-    #[error("turn.tls needs a certificate: set client_tls.cert and client_tls.key")]
+    #[error("turn.tls needs a certificate: set client_tls or client_acme")]
     NoCertificate,
     /// No allocation would ever be made.
     #[error(
@@ -160,14 +164,12 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(&self) -> Result<(), Unsound> {
-        if let Some(files) = &self.client_tls {
-            files.check()?;
-        }
+        runtime::tls::shown::check(self.client_tls.as_ref(), self.client_acme.as_ref())?;
         let turn = &self.turn;
         if !turn.enabled {
             return Ok(());
         }
-        if turn.tls.is_some() && self.client_tls.is_none() {
+        if turn.tls.is_some() && self.client_tls.is_none() && self.client_acme.is_none() {
             return Err(Unsound::NoCertificate);
         }
         if turn.allocations == 0 || turn.allocations_per_participant == 0 {

@@ -33,7 +33,7 @@ use runtime::admin::{self, Readiness};
 use runtime::http::Limits;
 use runtime::ready::Ready;
 use runtime::shutdown::Shutdown;
-use runtime::tls::listener::Certificate;
+use runtime::tls::shown::Certificate;
 use runtime::tunnel::Tunnels;
 use tokio::net::TcpListener;
 use tower::Layer as _;
@@ -185,9 +185,9 @@ fn client_tls(
     registry: &Registry,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Option<Certificate>> {
-    let files = config.client_tls.as_ref();
-    let opened = files.map(|files| Certificate::open(files, registry, shutdown.clone()));
-    opened.transpose().context("client_tls")
+    let (files, acme) = (config.client_tls.as_ref(), config.client_acme.as_ref());
+    let opened = Certificate::open(files, acme, registry, shutdown.clone());
+    opened.context("client_tls, client_acme")
 }
 
 /// Starts the TURN server.

@@ -1,7 +1,9 @@
 //! The mesh's own certificates. Nodes know each other by a SPIFFE URI in the certificate's subject alternative name
-//! (RFC 5280 section 4.2.1.6): `spiffe://<mesh>/region/<region>/<role>/<node>`. Certificates that clients are shown: [`listener`].
+//! (RFC 5280 section 4.2.1.6): `spiffe://<mesh>/region/<region>/<role>/<node>`. Certificates that clients are shown: [`shown`].
 
+pub mod acme;
 pub mod listener;
+pub mod shown;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -5,6 +5,7 @@
     reason = "nodes wait for one kind of message"
 )]
 
+mod acme;
 mod api;
 mod attacks;
 mod drain;
@@ -16,3 +17,16 @@ mod projects;
 mod services;
 mod signal;
 mod webhooks;
+
+/// Waits until something is so; fails when it takes too long.
+pub(crate) async fn eventually(
+    what: &str,
+    within: std::time::Duration,
+    mut so: impl AsyncFnMut() -> bool,
+) {
+    let began = std::time::Instant::now();
+    while !so().await {
+        assert!(began.elapsed() < within, "not within {within:?}: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}

@@ -119,6 +119,15 @@ impl Server {
         }
     }
 
+    /// Sets these variables of its environment.
+    pub(super) fn with(
+        mut self,
+        variables: impl IntoIterator<Item = (&'static str, &'static str)>,
+    ) -> Self {
+        self.command.envs(variables);
+        self
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.path().join("log")
     }

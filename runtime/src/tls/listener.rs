@@ -16,6 +16,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -27,6 +28,8 @@ use crate::shutdown::Shutdown;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// From when on a certificate that ends is worth a warning: renewals happen earlier.
 const ENDS_SOON: Duration = Duration::from_hours(7 * 24);
+/// Who looks at the answer to a challenge names this protocol (RFC 8737 section 3).
+pub(super) const CHALLENGE_PROTOCOL: &[u8] = b"acme-tls/1";
 /// What rustls may hold back of what is written, bytes: a few records, so that a slow client shows.
 const BUFFERED: usize = 16 << 10;
 
@@ -100,8 +103,12 @@ struct Loaded {
 /// # Errors
 /// When the file cannot be read or its first certificate is none.
 pub fn expiry_s(path: &Path) -> Result<i64, Error> {
-    let pem = read(path)?;
-    let certificate = CertificateDer::from_pem_slice(&pem);
+    expiry_in(&read(path)?, path)
+}
+
+/// The same of what a file holds.
+pub(super) fn expiry_in(pem: &[u8], path: &Path) -> Result<i64, Error> {
+    let certificate = CertificateDer::from_pem_slice(pem);
     let certificate = certificate.map_err(|source| Error::Certificate {
         path: path.to_owned(),
         source,
@@ -233,10 +240,7 @@ struct Metrics {
 impl Metrics {
     fn register(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self {
-            expires: IntGauge::new(
-                "antipode_tls_certificate_expiry_timestamp_seconds",
-                "When the certificate that clients are shown ends, Unix time.",
-            )?,
+            expires: expiry_gauge()?,
             reloads: IntCounterVec::new(
                 Opts::new(
                     "antipode_tls_certificate_reloads_total",
@@ -249,6 +253,14 @@ impl Metrics {
         registry.register(Box::new(metrics.reloads.clone()))?;
         Ok(metrics)
     }
+}
+
+/// The metric of when a certificate ends.
+pub(super) fn expiry_gauge() -> prometheus::Result<IntGauge> {
+    IntGauge::new(
+        "antipode_tls_certificate_expiry_timestamp_seconds",
+        "When the certificate that clients are shown ends, Unix time.",
+    )
 }
 
 impl Certificate {
@@ -286,15 +298,10 @@ impl Certificate {
     /// # Errors
     /// When rustls cannot be configured.
     pub fn acceptor(&self, protocols: &[&[u8]]) -> Result<Acceptor, Error> {
-        let setup = |error: rustls::Error| Error::Setup(error.to_string());
-        let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(setup)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&self.current) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        config.ticketer = aws_lc_rs::Ticketer::new().map_err(setup)?;
-        Ok(Acceptor(TlsAcceptor::from(Arc::new(config))))
+        Acceptor::new(
+            Arc::clone(&self.current) as Arc<dyn ResolvesServerCert>,
+            protocols,
+        )
     }
 
     async fn follow(&self, mut seen: [Option<FileState>; 2]) {
@@ -362,12 +369,31 @@ impl fmt::Debug for Acceptor {
 }
 
 impl Acceptor {
+    pub(super) fn new(
+        certificates: Arc<dyn ResolvesServerCert>,
+        protocols: &[&[u8]],
+    ) -> Result<Self, Error> {
+        let setup = |error: rustls::Error| Error::Setup(error.to_string());
+        let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(setup)?
+            .with_no_client_auth()
+            .with_cert_resolver(certificates);
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(setup)?;
+        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+    }
+
     /// Shakes hands. Give it a time-out: a client may say nothing.
     ///
     /// # Errors
-    /// When the client is gone or does not speak TLS.
+    /// When the client is gone, does not speak TLS, or only looked at the answer to an ACME challenge.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let mut stream = self.0.accept(stream).await?;
+        if stream.get_ref().1.alpn_protocol() == Some(CHALLENGE_PROTOCOL) {
+            stream.shutdown().await?;
+            return Err(io::Error::other("an ACME challenge, answered"));
+        }
         stream.get_mut().1.set_buffer_limit(Some(BUFFERED));
         Ok(stream)
     }
