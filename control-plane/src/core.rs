@@ -3,8 +3,8 @@
 
 mod attendance;
 mod calls;
-mod drain;
 mod events;
+mod nodes;
 mod presence;
 mod room;
 mod standby;
@@ -16,7 +16,7 @@ use proto::control::control_message::Message as Down;
 use proto::control::node_message::Message as Up;
 use proto::control::{
     ApiKey, ApiKeys, AssignResponse, ControlMessage, Hello, LinkReport, LinkState, NodeState,
-    PeerList, Welcome,
+    PeerList,
 };
 use proto::{NodeId, RoomId, RoomSid};
 use rand::rngs::StdRng;
@@ -24,7 +24,7 @@ use rand::{Rng as _, SeedableRng};
 
 use crate::planner::{Decision, Observation, Role, Topology};
 use crate::prices::Prices;
-use crate::registry::{Node, Refused, Registry, SessionId, Verdict};
+use crate::registry::{Node, Refused, Registry, SessionId};
 use crate::ring::Ring;
 use crate::rules::{Rules, Terms};
 use crate::store::{Change, Fenced, RoomRecord, Saved, Update};
@@ -350,61 +350,6 @@ impl Core {
         }
     }
 
-    fn connect(&mut self, now: Instant, session: SessionId, hello: Hello) {
-        let at = (now, self.wall_ms(now));
-        let welcomed = match self.registry.connect(session, hello.clone(), at) {
-            Ok(welcomed) => welcomed,
-            Err(refused) => {
-                self.outputs.push_back(Output::Close {
-                    session,
-                    reason: Some(refused),
-                });
-                return;
-            }
-        };
-        let node = welcomed.node;
-        tracing::info!(
-            node_id = %node, region = hello.region, incarnation = hello.incarnation,
-            restarted = welcomed.restarted, "node connected"
-        );
-        if let Some(session) = welcomed.replaces {
-            self.peers_sent.remove(&session);
-            self.give_up_session(session);
-            self.outputs.push_back(Output::Close {
-                session,
-                reason: None,
-            });
-        }
-        self.outputs.push_back(Output::Save(Change::Node(hello)));
-        let welcome = Welcome {
-            control_id: self.settings.control_id.clone(),
-            mesh: self.settings.mesh.clone(),
-        };
-        self.transmit(session, Down::Welcome(welcome));
-        self.transmit(
-            session,
-            Down::Keys(ApiKeys {
-                keys: self.settings.keys.clone(),
-            }),
-        );
-        self.node_changed(&node);
-        let held_back = self.registry.get(&node).and_then(|node| node.deadline);
-        if let Some(until) = held_back {
-            tracing::warn!(node_id = %node, "node comes and goes too often: it is held back for a while");
-            self.timers.insert((until, Timer::Node(node.clone())));
-        }
-        if welcomed.restarted {
-            // The new process serves nobody yet.
-            self.leave_all(now, &node);
-        } else {
-            self.rooms.values_mut().for_each(|room| room.doubt(&node));
-            self.timers
-                .insert((now + CONFIRM_WITHIN, Timer::Confirm(node.clone())));
-        }
-        self.replan_touched(now, &node);
-        self.send_plans(session, &node);
-    }
-
     fn set_keys(&mut self, keys: Vec<ApiKey>) {
         if keys == self.settings.keys {
             return;
@@ -415,20 +360,6 @@ impl Core {
         for session in sessions {
             let keys = self.settings.keys.clone();
             self.transmit(session, Down::Keys(ApiKeys { keys }));
-        }
-    }
-
-    fn disconnect(&mut self, now: Instant, session: SessionId) {
-        self.peers_sent.remove(&session);
-        self.give_up_session(session);
-        let deadline = now + self.settings.node_grace;
-        if let Some(node) = self.registry.disconnect(session, now, deadline) {
-            if self.registry.get(&node).is_none() {
-                return self.node_left(now, &node);
-            }
-            tracing::info!(node_id = %node, "node's session ended");
-            self.timers.insert((deadline, Timer::Node(node.clone())));
-            self.node_changed(&node);
         }
     }
 
@@ -545,79 +476,6 @@ impl Core {
                     }
                 }
                 None => break,
-            }
-        }
-    }
-
-    fn look_at(&mut self, now: Instant, node: &NodeId) {
-        match self.registry.expire(node, now, self.settings.node_grace) {
-            Verdict::Died => {
-                tracing::warn!(node_id = %node, "node is dead");
-                self.outputs
-                    .push_back(Output::Save(Change::NodeForgotten(node.clone())));
-                self.node_changed(node);
-                self.leave_all(now, node);
-                self.replan_touched(now, node);
-            }
-            Verdict::Forgotten => {
-                self.show(node.as_str(), Update::NodeForgotten(node.clone()));
-            }
-            Verdict::Settled => self.node_changed(node),
-            Verdict::Unchanged => {}
-        }
-        if let Some(at) = self.registry.get(node).and_then(|node| node.deadline) {
-            self.timers.insert((at, Timer::Node(node.clone())));
-        }
-    }
-
-    /// Follows a node's state: the planner's topology, the others' peer lists, what operators see.
-    fn node_changed(&mut self, id: &NodeId) {
-        let Some(node) = self.registry.get(id) else {
-            return;
-        };
-        match node.state {
-            NodeState::Ready | NodeState::Suspect => self.topology.insert(id.clone(), node.site()),
-            // Its rooms still lead to it; nothing new leads through it.
-            NodeState::Draining if node.role == Role::Edge => {
-                self.topology.insert(id.clone(), node.site())
-            }
-            NodeState::Unspecified
-            | NodeState::Starting
-            | NodeState::Draining
-            | NodeState::Dead => self.topology.remove(id),
-        };
-        self.show_node(id);
-        self.send_peers();
-    }
-
-    fn show_node(&mut self, id: &NodeId) {
-        if let Some(node) = self.registry.get(id) {
-            let view = node.view();
-            self.show(id.as_str(), Update::Node(view));
-        }
-    }
-
-    /// Sends every node the list of the others, if it is not what was sent last.
-    fn send_peers(&mut self) {
-        let peers: Vec<_> = self
-            .registry
-            .iter()
-            .filter(|(_, node)| node.state != NodeState::Dead)
-            .map(|(_, node)| node.peer())
-            .collect();
-        let sessions: Vec<_> = self
-            .registry
-            .iter()
-            .filter_map(|(id, node)| node.session.map(|session| (id.clone(), session)))
-            .collect();
-        for (id, session) in sessions {
-            let others = peers.iter().filter(|peer| peer.node_id != id.as_str());
-            let list = PeerList {
-                peers: others.cloned().collect(),
-            };
-            if self.peers_sent.get(&session) != Some(&list) {
-                self.peers_sent.insert(session, list.clone());
-                self.transmit(session, Down::Peers(list));
             }
         }
     }

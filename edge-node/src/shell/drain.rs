@@ -25,6 +25,8 @@ const TICK: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_secs(3);
 /// With no other edge to go to for so long, a process that was sent SIGTERM does not wait any longer.
 const HOPELESS: Duration = Duration::from_secs(10);
+/// From when until the deadline whoever is left is said goodbye, so that the process is gone by then; a quarter of a short drain.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// How long the last report has to reach the control plane.
 const FAREWELL: Duration = Duration::from_millis(100);
 
@@ -179,7 +181,11 @@ impl<'a> Departures<'a> {
         let quiet = self.busy.is_none_or(|busy| now - busy >= QUIET);
         let signal = self.order.asked == Asked::Signal;
         let hopeless = self.stuck.is_some_and(|since| now - since >= HOPELESS);
-        quiet || now >= self.order.deadline || (signal && hopeless)
+        let Order {
+            since, deadline, ..
+        } = self.order;
+        let late = now + GOODBYE.min((deadline - since) / 4) >= deadline;
+        quiet || late || (signal && hopeless)
     }
 
     /// Tells those who are due.

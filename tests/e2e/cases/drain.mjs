@@ -5,15 +5,14 @@ import { check, percentile, round, sleep, until } from '../lib/check.mjs';
 import { isAlive } from '../lib/mesh.mjs';
 
 const run = promisify(execFile);
-const VIDEO = { width: 320, height: 180, fps: 15, bitrate: 200_000 };
+/** Small: twenty clients decode everybody's on the machine that they are tested on. */
+const VIDEO = { width: 160, height: 90, fps: 10, bitrate: 100_000 };
 /** The long form is asked for by a longer time to watch. */
 const LONG_S = 20;
 /** Clients of the drained edge that publish; the others only look. */
-const PUBLISHERS = 3;
+const PUBLISHERS = 2;
 /** A full reconnect, its first pause (up to 500 ms in the SDK) not counted: the media goes on until it begins. */
 const GAP_MS_MAX = 4000;
-/** The process may outlive its deadline by this: its goodbye to whoever is left. */
-const OVER_MS_MAX = 4000;
 
 /** How long `one` saw nothing of the anchor, from its last frame before the move to the first one after. */
 function gapOf(one, anchor, sinceMs) {
@@ -83,7 +82,7 @@ export default {
     const deadlineS = t.seconds >= LONG_S ? 30 : 15;
     const edge = t.mesh.edge('fra');
     const anchor = await t.native('anchor', 'iad');
-    await anchor.publish({ video: VIDEO });
+    await anchor.publish({ video: VIDEO, audio: null });
     const { direct, everybody } = await people(t, count);
     await Promise.all(everybody.map((one) => one.sees(anchor, { timeoutMs: 40_000 })));
     await Promise.all(everybody.slice(0, PUBLISHERS).map((one) => anchor.sees(one, { timeoutMs: 40_000 })));
@@ -94,9 +93,9 @@ export default {
     const log = await admin(t, 'audit', 'list', '--json');
     check(log.includes('node.drain'), 'the drain is not in the audit log');
     const progress = await draining;
-    await until('the process is gone', () => !isAlive(edge.pid), { timeoutMs: deadlineS * 1000 + OVER_MS_MAX });
+    await until('the process is gone', () => !isAlive(edge.pid), { timeoutMs: deadlineS * 1000 });
     const gone_ms = Date.now() - since;
-    check(gone_ms <= deadlineS * 1000 + OVER_MS_MAX, `the process was gone after ${gone_ms} ms`);
+    check(gone_ms <= deadlineS * 1000, `the process was gone after ${gone_ms} ms`);
     check(/left/.test(progress), `the command said ${progress}`);
 
     await anchor.stats(); // starts a new window of gaps

@@ -250,5 +250,6 @@ export async function everyMethod(t, api, hooks) {
   checkOrder(told, 'participant_joined bob', 'participant_left bob', 'participant_left cyd', 'room_finished');
   checkOrder(told, `track_published ada/${trackSid}`, `track_unpublished ada/${trackSid}`, 'participant_left ada');
   checkOrder(there, 'room_started', 'participant_joined wat', 'participant_joined ada', 'participant_left ada', 'room_finished');
-  return { ...figures, webhooks: told.length + there.length, webhooks_refused_first: hooks.refused };
+  const webhooks_replayed = await hooks.replayed(t.mesh, room);
+  return { ...figures, webhooks: told.length + there.length, webhooks_refused_first: hooks.refused, webhooks_replayed };
 }

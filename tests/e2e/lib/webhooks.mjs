@@ -1,6 +1,9 @@
 import { createServer } from 'node:http';
 import { check, until } from './check.mjs';
 
+/** How long a webhook's token may be good for: whoever recorded a request can send it again until then. */
+const SIGNED_S_MAX = 300;
+
 /** A server that takes webhooks, and keeps what came with its signature for a receiver of an SDK to look at. */
 export class Hooks {
   /** Listens on a free port. `refuse` requests are turned away first, as by an application that is just starting. */
@@ -57,5 +60,23 @@ export class Hooks {
     }
     check(forged, 'the receiver took a body that the signature is not of');
     return told;
+  }
+
+  /** What a recorded request is good for: its token ends soon, and opens nothing of ours. Returns what was answered. */
+  async replayed({ http, edges }, room) {
+    const token = this.about(room)[0].authorization.replace(/^Bearer /, '');
+    const { nbf, exp } = JSON.parse(Buffer.from(token.split('.')[1], 'base64url').toString('utf8'));
+    check(exp - nbf <= SIGNED_S_MAX, `a webhook's token is good for ${exp - nbf} s`);
+    const edge = edges[0].url.replace(/^ws/, 'http');
+    const post = { method: 'POST', headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' }, body: '{}' };
+    const answers = {
+      server_api: await fetch(new URL('/twirp/livekit.RoomService/ListRooms', http), post),
+      gateway: await fetch(new URL(`/rtc/validate?access_token=${token}`, http)),
+      edge: await fetch(new URL(`/rtc/validate?access_token=${token}`, edge)),
+      whip: await fetch(new URL('/whip', edge), { ...post, headers: { ...post.headers, 'content-type': 'application/sdp' } }),
+    };
+    const statuses = Object.entries(answers).map(([name, { status }]) => [name, status]);
+    for (const [name, status] of statuses) check([401, 403].includes(status), `${name} answers ${status} to a webhook's token`);
+    return Object.fromEntries(statuses);
   }
 }
