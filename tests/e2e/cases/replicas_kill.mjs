@@ -129,6 +129,7 @@ export default {
     watch.phase('after');
     await sleep(2000);
     const media = await watch.end();
+    t.log(JSON.stringify(media));
     const gone = people.flatMap((one) => one.events).filter((one) => one.event === 'disconnected');
     check(gone.length === 0, 'somebody was disconnected');
     for (const one of [...people]) await t.drop(one);
@@ -137,7 +138,7 @@ export default {
     const waiting = Number(await services.sql('SELECT COUNT(*) FROM webhooks'));
     check(waiting === 0, `${waiting} events wait still`);
     for (const phase of media) {
-      check(phase.still_ms_max <= STILL_MS_MAX, `${phase.phase}: a picture stood still for ${phase.still_ms_max} ms`);
+      check(phase.still_ms_max <= STILL_MS_MAX, `${phase.phase}: the picture of ${phase.stillest} stood still for ${phase.still_ms_max} ms`);
       check(phase.fps_min === null || phase.fps_min >= FPS_MIN, `${phase.phase}: only ${phase.fps_min} frames/s`);
       check(phase.silent.length === 0, `${phase.phase}: no sound ${phase.silent.join(', ')}`);
     }

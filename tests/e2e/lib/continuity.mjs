@@ -65,6 +65,7 @@ export class Continuity {
         flows: all.length,
         fps_min: telling.length > 0 ? round(Math.min(...telling.map((one) => one.fps))) : null,
         still_ms_max: Math.round(worst((one) => one.still_ms_max)),
+        stillest: all.filter((one) => one.still_ms_max > 0).sort((a, b) => b.still_ms_max - a.still_ms_max)[0]?.flow ?? '',
         gap_ms_max: Math.round(worst((one) => one.gap_ms_max)),
         freezes: all.reduce((sum, one) => sum + one.freezes, 0),
         silent: telling.filter((one) => one.energy === 0).map((one) => one.flow),
