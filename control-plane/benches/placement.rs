@@ -25,7 +25,7 @@ use control_plane::registry::SessionId;
 use control_plane::rules::{Bounds, Residency, Rules, Terms};
 use control_plane::{RoomPolicy, store};
 use geo::measured::{Measured, Network};
-use proto::control::{self, Hello};
+use proto::control::{self, ApiKeys, Hello};
 use proto::{NodeId, RoomId};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -501,7 +501,7 @@ fn settings(now: Instant) -> Settings {
         mesh: String::new(),
         rules: Rules::new(terms, &[]),
         prices: Prices::default(),
-        keys: Vec::new(),
+        keys: ApiKeys::default(),
         node_grace: Duration::from_secs(1),
         restart_grace: Duration::from_secs(1),
         empty_room: Duration::from_secs(1),

@@ -1,5 +1,6 @@
 //! The task that owns the core: feeds it, saves what it wants saved, then sends what it wants sent.
 
+mod saving;
 mod unsaved;
 
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use proto::control::control_message::Message as Down;
 use proto::control::node_message::Message as Up;
-use proto::control::{ApiKey, AssignResponse, ControlMessage, Hello, NodeState};
+use proto::control::{ApiKeys, AssignResponse, ControlMessage, Hello, NodeState};
 use proto::{NodeId, RoomId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -56,7 +57,7 @@ enum Command {
         room_config: Vec<u8>,
         reply: oneshot::Sender<Result<AssignResponse, AssignError>>,
     },
-    Keys(Vec<ApiKey>),
+    Keys(ApiKeys),
     Decision {
         room: RoomId,
         reply: oneshot::Sender<Option<Decision>>,
@@ -145,7 +146,7 @@ impl Handle {
     ///
     /// # Errors
     /// When the task has ended.
-    pub async fn keys(&self, keys: Vec<ApiKey>) -> Result<(), Stopped> {
+    pub async fn keys(&self, keys: ApiKeys) -> Result<(), Stopped> {
         self.send(Command::Keys(keys)).await
     }
 
@@ -426,69 +427,6 @@ impl Actor {
         }
     }
 
-    /// Saves what waits; the rooms that another replica planned meanwhile, or `None` when nothing was saved.
-    async fn save(&mut self) -> Option<Vec<Fenced>> {
-        let changes = self.unsaved.changes();
-        let saving = tokio::time::timeout(SAVE_TIMEOUT, self.stores.durable.save(&changes));
-        let error = match saving.await {
-            Ok(Ok(fenced)) => {
-                self.metrics.stores.saves.with_label_values(&["ok"]).inc();
-                let count = u64::try_from(fenced.len()).unwrap_or(u64::MAX);
-                self.metrics.stores.fenced.inc_by(count);
-                self.unsaved.saved();
-                self.unsaved.drop_events(&fenced);
-                return Some(fenced);
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer".to_owned(),
-        };
-        self.metrics
-            .stores
-            .saves
-            .with_label_values(&["failed"])
-            .inc();
-        self.drop_excess();
-        tracing::warn!(
-            error,
-            changes = changes.len(),
-            "changes could not be saved; plans are held back"
-        );
-        self.look_for_store();
-        None
-    }
-
-    /// Bounds what waits for the store.
-    fn drop_excess(&mut self) {
-        let lost = self.unsaved.bound();
-        if lost > 0 {
-            let count = u64::try_from(lost).unwrap_or(u64::MAX);
-            let counter = self.metrics.stores.saves.with_label_values(&["lost"]);
-            counter.inc_by(count);
-            tracing::warn!(lost, "history dropped: the store is away for too long");
-        }
-    }
-
-    /// Saves nothing until the store answers again: nobody is to wait for it in vain.
-    fn look_for_store(&mut self) {
-        self.away = true;
-        let (durable, commands) = (Arc::clone(&self.stores.durable), self.commands.clone());
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(LOOK).await;
-                let answers = durable.ping().await.is_ok();
-                match commands.upgrade() {
-                    Some(commands) if answers => {
-                        // Its queue is closed when the task has ended.
-                        commands.send(Command::StoreBack).await.ok();
-                        return;
-                    }
-                    Some(_) => {}
-                    None => return,
-                }
-            }
-        });
-    }
-
     /// Acts on what was saved, but for the rooms that were fenced; `None` when nothing was saved.
     async fn act(&mut self, effects: Effects, outcome: Option<&[Fenced]>) {
         if let Err(error) = self.stores.ephemeral.apply(effects.updates).await {
@@ -506,6 +444,10 @@ impl Actor {
         let fenced = |room: &str| {
             let rooms = outcome.unwrap_or_default().iter();
             rooms.into_iter().any(|fenced| fenced.room.as_str() == room)
+        };
+        let fenced_sid = |sid: &str| {
+            let rooms = outcome.unwrap_or_default().iter();
+            rooms.into_iter().any(|fenced| fenced.sid.as_str() == sid)
         };
         for (session, message) in effects.messages {
             let held = match &message.message {
@@ -532,7 +474,7 @@ impl Actor {
             // What an edge did is done, whether or not anything else could be saved.
             let result = match result {
                 Ok(Answer::Room(_) | Answer::Done) if outcome.is_none() => Err(CallError::NotSaved),
-                Ok(Answer::Room(room)) if fenced(&room.name) => Err(CallError::NotSaved),
+                Ok(Answer::Room(room)) if fenced_sid(&room.sid) => Err(CallError::NotSaved),
                 // It does not say of which room; to end one again does no harm.
                 Ok(Answer::Done) if outcome.is_some_and(|fenced| !fenced.is_empty()) => {
                     Err(CallError::NotSaved)

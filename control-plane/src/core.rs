@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 use proto::control::control_message::Message as Down;
 use proto::control::node_message::Message as Up;
 use proto::control::{
-    ApiKey, ApiKeys, AssignResponse, ControlMessage, Hello, LinkReport, LinkState, NodeState,
-    PeerList,
+    ApiKeys, AssignResponse, ControlMessage, Hello, LinkReport, LinkState, NodeState, PeerList,
 };
 use proto::{NodeId, RoomId, RoomSid};
 use rand::rngs::StdRng;
@@ -67,7 +66,7 @@ pub struct Settings {
     /// What traffic costs.
     pub prices: Prices,
     /// API keys for the edges: key and secret.
-    pub keys: Vec<ApiKey>,
+    pub keys: ApiKeys,
     /// How long a node whose session ended may stay away.
     pub node_grace: Duration,
     /// The same for nodes that were known before the start.
@@ -132,7 +131,7 @@ pub enum Input {
     /// Another replica planned, began or ended these rooms meanwhile: their changes were not saved and their plans not sent.
     Fenced(Vec<Fenced>),
     /// There are other API keys from now on.
-    Keys(Vec<ApiKey>),
+    Keys(ApiKeys),
     /// Other replicas own rooms from now on. What this one gained waits for `Adopt`.
     Ring(Ring),
     /// All rooms that live, as the durable store has them: after `Ring`.
@@ -350,7 +349,7 @@ impl Core {
         }
     }
 
-    fn set_keys(&mut self, keys: Vec<ApiKey>) {
+    fn set_keys(&mut self, keys: ApiKeys) {
         if keys == self.settings.keys {
             return;
         }
@@ -359,7 +358,7 @@ impl Core {
         let sessions: Vec<_> = nodes.filter_map(|(_, node)| node.session).collect();
         for session in sessions {
             let keys = self.settings.keys.clone();
-            self.transmit(session, Down::Keys(ApiKeys { keys }));
+            self.transmit(session, Down::Keys(keys));
         }
     }
 

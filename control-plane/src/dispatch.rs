@@ -176,9 +176,10 @@ impl Dispatch {
             let said = self.call_there(&other, &call, within + ROUND_TRIP).await;
             match said {
                 Said::Answer(Err(CallError::NotConnected | CallError::Stopped))
-                | Said::Later(_)
-                | Said::Dead
-                | Said::Refused(_) => first = Some(other.id),
+                | Said::Later(_) => first = Some(other.id),
+                // Whether it was done is not known.
+                Said::Dead if repeatable(command) => first = Some(other.id),
+                Said::Dead | Said::Refused(_) => return Err(CallError::TimedOut),
                 Said::Answer(answer) => return answer,
             }
         }
@@ -235,6 +236,15 @@ impl Authority for Dispatch {
             }
         })
     }
+}
+
+/// Whether doing it twice is doing it once.
+fn repeatable(command: &Command) -> bool {
+    use command::Request::{ForwardParticipant, MoveParticipant, PerformRpc, SendData};
+    !matches!(
+        command.request,
+        Some(SendData(_) | PerformRpc(_) | MoveParticipant(_) | ForwardParticipant(_))
+    )
 }
 
 fn forwarded<T>(message: T) -> Request<T> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use proto::control::ApiKey;
+use proto::control::{ApiKey, ApiKeys};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -79,15 +79,18 @@ impl Keyring {
         self.keys.store(Arc::new(held.collect()));
     }
 
-    /// All keys, for the nodes.
-    pub fn for_nodes(&self) -> Vec<ApiKey> {
+    /// All keys, for the nodes, as of this version of the store's.
+    pub fn for_nodes(&self, version: u64) -> ApiKeys {
         let keys = self.keys.load();
         let key = |(key, held): (&String, &Held)| ApiKey {
             key: key.clone(),
             secret: held.secret.expose().to_owned(),
             project: held.project.clone(),
         };
-        keys.iter().map(key).collect()
+        ApiKeys {
+            keys: keys.iter().map(key).collect(),
+            version,
+        }
     }
 }
 
@@ -143,7 +146,7 @@ impl Follower {
         }
         self.keyring.replace(self.durable.keys().await?);
         // When the task has ended there is nobody left to tell.
-        self.handle.keys(self.keyring.for_nodes()).await.ok();
+        self.handle.keys(self.keyring.for_nodes(version)).await.ok();
         self.version = version;
         tracing::info!(version, "API keys changed");
         Ok(())
@@ -181,7 +184,7 @@ mod tests {
         keyring.replace(vec![record("a", "k1", "s3")]);
         assert_eq!(clone.get("k1"), Some(Secret::from("s3")));
         assert_eq!(clone.get("k2"), None);
-        assert_eq!(clone.for_nodes().len(), 1);
+        assert_eq!(clone.for_nodes(7).keys.len(), 1);
         assert!(!format!("{clone:?}").contains("s3"));
     }
 }

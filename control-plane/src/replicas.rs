@@ -175,14 +175,9 @@ impl Replicas {
 
     /// The ring follows from who lives and is ready.
     fn form(&self) {
-        let identity = &self.inner.identity;
-        let own = self.is_ready().then(|| identity.id.clone());
-        let peers = self.peers();
-        let others = peers.values().filter(|peer| peer.lives && peer.ready);
-        let members = others.filter_map(|peer| peer.id.clone()).chain(own);
-        let ring = Ring::new(identity.id.as_str(), members);
-        drop(peers);
+        // Looked at while nobody else forms one, so that no older view takes the place of a later one.
         self.inner.ring.send_if_modified(|before| {
+            let ring = self.seen();
             let other = *before != ring;
             if other {
                 let members: Vec<_> = ring.members().collect();
@@ -191,6 +186,16 @@ impl Replicas {
             }
             other
         });
+    }
+
+    /// The ring of those that live and are ready now.
+    fn seen(&self) -> Ring {
+        let identity = &self.inner.identity;
+        let own = self.is_ready().then(|| identity.id.clone());
+        let peers = self.peers();
+        let others = peers.values().filter(|peer| peer.lives && peer.ready);
+        let members = others.filter_map(|peer| peer.id.clone()).chain(own);
+        Ring::new(identity.id.as_str(), members)
     }
 
     fn set_ready(&self) {
@@ -230,8 +235,10 @@ impl Replicas {
             wanted.extend(self.urls_in(&view));
             // What the registry does not name while it is gone may be there all the same.
             if view.current {
-                tasks.retain(|url, _| wanted.contains(url));
-                self.peers().retain(|url, _| wanted.contains(url));
+                // Nor is one dead that answers: the registry may have lost its memory, or the other one its way there.
+                let mut peers = self.peers();
+                peers.retain(|url, peer| wanted.contains(url) || peer.lives);
+                tasks.retain(|url, _| peers.contains_key(url));
             }
             for url in wanted {
                 if tasks.contains_key(&url) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use proto::control::ApiKeys;
 use runtime::admin::{self, Readiness};
 use runtime::discovery::View;
 use runtime::http::Limits;
@@ -81,7 +82,7 @@ impl Server {
         let stores = stores(config, &state, &metrics, &shutdown)?;
         let others = others(config);
         let (handle, actor) = actor::spawn(
-            settings(config, &keyring, &others),
+            settings(config, keyring.for_nodes(state.version), &others),
             saved,
             stores,
             metrics.clone(),
@@ -413,12 +414,12 @@ fn others(config: &Config) -> Replicas {
     }
 }
 
-fn settings(config: &Config, keys: &Keyring, others: &Replicas) -> Settings {
+fn settings(config: &Config, keys: ApiKeys, others: &Replicas) -> Settings {
     Settings {
         control_id: config.node_id.clone(),
         ring: others.ring().borrow().clone(),
         mesh: config.mesh.clone(),
-        keys: keys.for_nodes(),
+        keys,
         rules: config.rules(),
         prices: config.prices(),
         node_grace: Duration::from_millis(config.node_grace_ms),

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use futures_util::future::BoxFuture;
-use proto::control::Hello;
+use proto::control::{Hello, RoomSettings};
 use proto::{NodeId, RoomId, RoomSid};
 
 pub use audit::Audit;
@@ -71,7 +71,7 @@ pub enum Error {
 }
 
 /// A room that lives.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct RoomRecord {
     /// Its name.
     pub room: RoomId,
@@ -83,10 +83,12 @@ pub struct RoomRecord {
     pub members: BTreeSet<NodeId>,
     /// When it began, milliseconds since the Unix epoch.
     pub created_at_ms: u64,
+    /// What applications set it to.
+    pub settings: RoomSettings,
 }
 
 /// A room whose change was not saved: another process planned it, began one of its name, or ended it meanwhile.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Fenced {
     /// The room's session id in the change.
     pub sid: RoomSid,

@@ -165,6 +165,17 @@ impl Config {
     /// The first thing that is wrong.
     pub fn check(&self) -> Result<(), Unsound> {
         runtime::tls::shown::check(self.client_tls.as_ref(), self.client_acme.as_ref())?;
+        self.check_settings()
+    }
+
+    /// The same without a look at files.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check_settings(&self) -> Result<(), Unsound> {
+        if let (Some(files), Some(acme)) = (&self.client_tls, &self.client_acme) {
+            runtime::tls::shown::check(Some(files), Some(acme))?;
+        }
         let turn = &self.turn;
         if !turn.enabled {
             return Ok(());

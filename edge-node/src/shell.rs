@@ -20,6 +20,7 @@ pub mod whip;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -87,7 +88,6 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     };
     let (client, messages) = Client::connect(session, status(), shutdown.token().clone())?;
     let drain_status = status();
-    let link = plane.mesh().local_addr();
     let edge: SharedEdge = Arc::new(Edge {
         node: NodeId::from(config.node_id.as_str()),
         region: config.region.clone(),
@@ -96,6 +96,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         plane,
         control: client,
         keys: ArcSwap::default(),
+        keys_known: AtomicBool::new(false),
         rooms: rooms::Rooms::default(),
         tracks: edge::Tracks::default(),
         http_sessions: whip::Sessions::default(),
@@ -116,7 +117,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     readiness.set(true);
     let mut ready = Ready::new(config.node_id.as_str(), admin.url());
     ready.url = Some(url);
-    ready.link = Some(link.to_string());
+    ready.link = Some(edge.plane.mesh().local_addr().to_string());
     ready.print().context("standard output")?;
 
     let per_address = config.http_connections_per_address;

@@ -91,6 +91,8 @@ struct Open {
 
 #[derive(Clone, Debug)]
 struct Session {
+    /// Which one of all.
+    serial: u64,
     /// The replica's name, once it said it.
     replica: Option<String>,
     channel: Channel,
@@ -232,14 +234,14 @@ impl Client {
                     Err(status) => status,
                 };
                 match status.code() {
-                    // Two replicas planned the room at once, or it changes hands; it is settled soon.
-                    Code::Aborted => again = true,
-                    // This one is dead, or cannot: another may.
-                    Code::Unavailable
+                    // Two replicas planned the room at once, or it changes hands; it is settled soon. Or this one is dead, or
+                    // cannot: another may, now or when it has found out.
+                    Code::Aborted
+                    | Code::Unavailable
                     | Code::Cancelled
                     | Code::DeadlineExceeded
                     | Code::Unknown
-                    | Code::Internal => {}
+                    | Code::Internal => again = true,
                     _ => return Err(Error::Refused(Box::new(status))),
                 }
                 last = Error::Refused(Box::new(status));

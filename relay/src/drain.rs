@@ -50,7 +50,8 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// The node drains from now on, or goes on to with another deadline.
+    /// The node drains from now on, or goes on to with another deadline. Whoever sent SIGTERM waits: from then on a deadline is only
+    /// ever moved forward.
     pub fn begin(&self, asked: Asked, within: Duration, clients: u32) {
         let now = Instant::now();
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -58,6 +59,14 @@ impl Drain {
         let now_ms = ms(wall.unwrap_or_default());
         self.order.send_modify(|order| {
             let before = *order;
+            let by_signal = |order: Order| order.asked == Asked::Signal;
+            let waited_for = asked == Asked::Signal || before.is_some_and(by_signal);
+            let asked = if waited_for { Asked::Signal } else { asked };
+            let left = before.map(|before| before.deadline.saturating_duration_since(now));
+            let within = match left {
+                Some(left) if waited_for => within.min(left),
+                _ => within,
+            };
             *order = Some(Order {
                 asked,
                 since: before.map_or(now, |before| before.since),
@@ -69,9 +78,14 @@ impl Drain {
         });
     }
 
-    /// The node stays after all.
-    pub fn cancel(&self) {
-        self.order.send_if_modified(|order| order.take().is_some());
+    /// The node stays after all; false after SIGTERM: it ends.
+    pub fn cancel(&self) -> bool {
+        let mut stays = true;
+        self.order.send_if_modified(|order| {
+            stays = order.is_none_or(|order| order.asked == Asked::Operator);
+            stays && order.take().is_some()
+        });
+        stays
     }
 
     /// The drain that is under way.
@@ -111,22 +125,30 @@ impl Drain {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_second_order_moves_the_deadline_and_not_the_beginning() {
+    #[test]
+    fn a_second_order_moves_the_deadline_and_not_the_beginning() {
         let drain = Drain::default();
         assert_eq!(drain.status(0), None);
+        let before = Instant::now();
         drain.begin(Asked::Operator, Duration::from_secs(300), 7);
         let first = drain.current().unwrap();
-        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(first.deadline >= before + Duration::from_secs(300));
+        std::thread::sleep(Duration::from_millis(20));
         drain.begin(Asked::Signal, Duration::from_secs(60), 3);
         let second = drain.current().unwrap();
         assert_eq!((second.since, second.clients), (first.since, 7));
-        assert_eq!(second.deadline, first.since + Duration::from_secs(65));
+        assert!(second.deadline >= first.since + Duration::from_millis(60_020));
+        assert!(second.deadline < first.deadline);
         let status = drain.status(2).unwrap();
         assert_eq!((status.tunnels, status.leaving), (2, false));
         drain.leave();
         assert!(drain.status(2).unwrap().leaving);
-        drain.cancel();
-        assert!(!drain.is_on());
+        assert!(!drain.cancel(), "whoever sent SIGTERM waits");
+        drain.begin(Asked::Operator, Duration::from_secs(300), 7);
+        assert!(drain.current().unwrap().deadline <= second.deadline);
+        let other = Drain::default();
+        other.begin(Asked::Operator, Duration::from_secs(300), 7);
+        assert!(other.cancel());
+        assert!(!other.is_on());
     }
 }

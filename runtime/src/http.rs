@@ -55,8 +55,8 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(10),
             // As long as TCP itself is patient with a path that lost everything several times.
             stall_timeout: Duration::from_secs(30),
-            // A join request rides in the request line: a first offer compressed is about 4 KiB.
-            header_bytes: 256 << 10,
+            // A join request rides in the request line: a first offer is about 4 KiB compressed, 20 KiB if not.
+            header_bytes: 64 << 10,
         }
     }
 }

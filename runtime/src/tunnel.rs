@@ -74,7 +74,7 @@ pub enum Refused {
     Full,
     /// It cannot be reached.
     #[error("not reached: {0}")]
-    Unreachable(#[from] reqwest::Error),
+    Unreachable(reqwest::Error),
     /// It says nothing.
     #[error("no answer in {} s", ANSWER_TIMEOUT.as_secs())]
     Silent,
@@ -154,7 +154,9 @@ impl Tunnels {
         }
         let upgrade = hyper::upgrade::on(&mut request);
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked.send()).await;
-        let answer = answer.map_err(|_| Refused::Silent)??;
+        let answer = answer.map_err(|_| Refused::Silent)?;
+        // The URL has the client's token in it, and errors are logged.
+        let answer = answer.map_err(|error| Refused::Unreachable(error.without_url()))?;
         let mut response = Response::new(Body::empty());
         *response.status_mut() = answer.status();
         for name in RESPONSE_FIELDS {

@@ -52,7 +52,7 @@ impl Subject {
     /// When that is bad. Files that it names are looked at later, and are no error here.
     pub(super) fn read(role: Role, source: &Source) -> anyhow::Result<Self> {
         Ok(match role {
-            Role::Edge => edge(&source.load()?),
+            Role::Edge => edge(&source.load()?)?,
             Role::Relay => relay(&source.load()?),
             Role::Control => control(&source.load()?)?,
         })
@@ -86,7 +86,8 @@ fn consul(url: Option<&Secret>, token: Option<&Secret>) -> Option<(Secret, Optio
     Some((url?.clone(), token.cloned()))
 }
 
-fn edge(config: &edge_node::Config) -> Subject {
+fn edge(config: &edge_node::Config) -> anyhow::Result<Subject> {
+    config.check_settings().map_err(unsound)?;
     let shards = match config.shards {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         shards => shards,
@@ -131,7 +132,7 @@ fn edge(config: &edge_node::Config) -> Subject {
         turn.and_then(|turn| turn.host.as_deref())
             .and_then(|host| Name::of_host("turn.host", host)),
     );
-    Subject {
+    Ok(Subject {
         ports,
         files_needed: FILES_BASE + FILES_PER_PARTICIPANT * u64::from(config.capacity),
         sends_media: true,
@@ -142,7 +143,7 @@ fn edge(config: &edge_node::Config) -> Subject {
             consul: consul(config.consul_url.as_ref(), config.consul_token.as_ref()),
             ..Stores::default()
         },
-    }
+    })
 }
 
 fn relay(config: &relay::Config) -> Subject {
@@ -166,7 +167,8 @@ fn relay(config: &relay::Config) -> Subject {
 fn control(config: &control_plane::Config) -> anyhow::Result<Subject> {
     // Certificates are looked at below, where their age is told as well.
     let without_files = control_plane::Config {
-        tls: None,
+        // Both at once are a mistake of another kind.
+        tls: config.tls.clone().filter(|_| config.acme.is_some()),
         ..config.clone()
     };
     without_files.check().map_err(unsound)?;

@@ -11,6 +11,9 @@ const HISTORY_MAX: usize = 100_000;
 /// Of those, how many are saved at once: what piled up must not hold up rooms for longer than some tenths of a second.
 const HISTORY_BATCH: usize = 500;
 
+/// Rooms and nodes that are saved at once: some tenths of a second as well, far from what a save may take.
+const STATE_BATCH: usize = 500;
+
 /// Changes that wait to be saved: the latest of each room and node.
 #[derive(Debug, Default)]
 pub(super) struct Unsaved {
@@ -46,28 +49,63 @@ impl Unsaved {
         excess
     }
 
-    /// All changes, of the history the oldest: ends of rooms before beginnings, so that a room of the same name may begin. One that began and ended
-    /// unsaved has no row and gets none.
+    /// What is to be saved next: ends of rooms before beginnings, so that a room of the same name may begin, and after both what
+    /// happened, the oldest first. A room that began and ended unsaved has no row and gets none.
     pub(super) fn changes(&self) -> Vec<Change> {
-        let living = self
-            .rooms
-            .iter()
-            .filter(|(sid, _)| !self.ended.contains_key(*sid));
-        let rooms = self.ended.values().chain(living.map(|(_, change)| change));
-        rooms
-            .chain(self.nodes.values())
-            .chain(self.history.iter().take(HISTORY_BATCH))
+        let part = self.part();
+        let rooms = self.rooms.iter().take(part.rooms);
+        let living = rooms.filter(|(sid, _)| !self.ended.contains_key(*sid));
+        let ended = self.ended.values().take(part.ended);
+        ended
+            .chain(living.map(|(_, change)| change))
+            .chain(self.nodes.values().take(part.nodes))
+            .chain(self.history.iter().take(part.history))
             .cloned()
             .collect()
     }
 
     /// Forgets what [`Unsaved::changes`] gave.
     pub(super) fn saved(&mut self) {
-        self.ended.clear();
-        self.rooms.clear();
-        self.nodes.clear();
-        let count = self.history.len().min(HISTORY_BATCH);
-        self.history.drain(..count);
+        let part = self.part();
+        drop_first(&mut self.ended, part.ended);
+        drop_first(&mut self.rooms, part.rooms);
+        drop_first(&mut self.nodes, part.nodes);
+        self.history.drain(..part.history);
+    }
+
+    /// How much of each is saved next.
+    fn part(&self) -> Part {
+        let mut left = STATE_BATCH;
+        let mut some = |there: usize| {
+            let taken = there.min(left);
+            left -= taken;
+            taken
+        };
+        // A room that ended since must not be forgotten before its end is saved.
+        let ended = some(self.ended.len());
+        let rooms = if ended == self.ended.len() {
+            some(self.rooms.len())
+        } else {
+            0
+        };
+        let nodes = some(self.nodes.len());
+        let all = ended == self.ended.len() && rooms == self.rooms.len();
+        let history = if all {
+            self.history.len().min(HISTORY_BATCH)
+        } else {
+            0
+        };
+        Part {
+            ended,
+            rooms,
+            nodes,
+            history,
+        }
+    }
+
+    /// Whether rooms or nodes wait.
+    pub(super) fn has_state(&self) -> bool {
+        !(self.rooms.is_empty() && self.ended.is_empty() && self.nodes.is_empty())
     }
 
     /// Drops what is still to be told of rooms that are not those that live under their names.
@@ -83,10 +121,7 @@ impl Unsaved {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.rooms.is_empty()
-            && self.ended.is_empty()
-            && self.nodes.is_empty()
-            && self.history.is_empty()
+        !self.has_state() && self.history.is_empty()
     }
 
     pub(super) fn rooms(&self) -> Vec<RoomId> {
@@ -100,6 +135,21 @@ impl Unsaved {
             | Change::Webhook(_) => None,
         };
         self.rooms.values().filter_map(name).collect()
+    }
+}
+
+/// How many of each kind.
+struct Part {
+    ended: usize,
+    rooms: usize,
+    nodes: usize,
+    history: usize,
+}
+
+fn drop_first<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, count: usize) {
+    match map.keys().nth(count).cloned() {
+        Some(next) => *map = map.split_off(&next),
+        None => map.clear(),
     }
 }
 

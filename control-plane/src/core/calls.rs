@@ -359,8 +359,11 @@ pub(super) fn configured(encoded: &[u8]) -> RoomSettings {
     let Ok(said) = lk::RoomConfiguration::decode(encoded) else {
         return RoomSettings::default();
     };
+    let nothing = said == lk::RoomConfiguration::default();
     let metadata = said.metadata;
     RoomSettings {
+        // Standbys and edges take what has a later version than what they know.
+        version: u64::from(!nothing),
         empty_timeout_s: said.empty_timeout,
         departure_timeout_s: said.departure_timeout,
         max_participants: said.max_participants,

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use proto::NodeId;
 use proto::control::control_message::Message as Down;
-use proto::control::{ApiKeys, Hello, NodeState, PeerList, Welcome};
+use proto::control::{Hello, NodeState, PeerList, Welcome};
 
 use super::{CONFIRM_WITHIN, Core, Output, Timer};
 use crate::planner::Role;
@@ -43,12 +43,7 @@ impl Core {
             mesh: self.settings.mesh.clone(),
         };
         self.transmit(session, Down::Welcome(welcome));
-        self.transmit(
-            session,
-            Down::Keys(ApiKeys {
-                keys: self.settings.keys.clone(),
-            }),
-        );
+        self.transmit(session, Down::Keys(self.settings.keys.clone()));
         self.node_changed(&node);
         let held_back = self.registry.get(&node).and_then(|node| node.deadline);
         if let Some(until) = held_back {

@@ -112,7 +112,7 @@ impl Room {
             addressed: BTreeSet::new(),
             unsent: false,
             ends_at: None,
-            settings: RoomSettings::default(),
+            settings: record.settings,
             presence: Presence::default(),
             unvisited: false,
         }
@@ -165,6 +165,9 @@ impl Room {
         self.sid = record.sid.clone();
         self.created_at_ms = record.created_at_ms;
         self.epoch = self.epoch.max(record.epoch);
+        if record.settings.version > self.settings.version {
+            self.settings = record.settings.clone();
+        }
         for node in there {
             self.members
                 .entry(node.clone())
@@ -224,6 +227,7 @@ impl Room {
             epoch: self.epoch,
             members: self.members.keys().cloned().collect(),
             created_at_ms: self.created_at_ms,
+            settings: self.settings.clone(),
         }
     }
 
@@ -487,6 +491,11 @@ impl Core {
         if since_ms.saturating_add(had_ms) > self.wall_ms(now) {
             // Away again, or back again: a later look is due.
             return;
+        }
+        let doubted = |room: &&Room| room.is_doubted(node);
+        let rooms = self.rooms.values().filter(doubted).count();
+        if rooms > 0 {
+            tracing::info!(node_id = %node, rooms, "edge does not report rooms that it served: left out of their plans");
         }
         self.leave_where(now, node, |room| room.is_doubted(node));
     }

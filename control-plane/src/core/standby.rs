@@ -22,6 +22,8 @@ const EVENTS_KEPT_MS: u64 = 600_000;
 #[derive(Debug)]
 pub(super) struct Standby {
     ring: Ring,
+    /// The ring when this replica took over last: whatever it owned then it has known of since.
+    adopted: Ring,
     /// Rooms that became this replica's and wait for what the durable store has of them.
     gained: BTreeSet<RoomId>,
     events: VecDeque<Event>,
@@ -32,6 +34,7 @@ pub(super) struct Standby {
 impl Standby {
     pub(super) fn new(ring: Ring) -> Self {
         Self {
+            adopted: ring.clone(),
             ring,
             gained: BTreeSet::new(),
             events: VecDeque::new(),
@@ -159,11 +162,13 @@ impl Core {
     /// Takes over the rooms that became this replica's, with what the durable store has of them: `living` are all rooms that live.
     pub(super) fn adopt(&mut self, now: Instant, living: Vec<RoomRecord>) {
         let mut gained = std::mem::take(&mut self.standby.gained);
+        let ring = self.standby.ring.clone();
         let mut recorded = BTreeSet::new();
         for record in living {
             let name = record.room.clone();
-            let known = self.rooms.contains_key(&name);
-            if self.owns(&name) && (!known || gained.contains(&name)) {
+            // One that was this replica's before and is not known has ended here: what was read is older.
+            let new = !self.rooms.contains_key(&name) && !self.standby.adopted.owns(name.as_str());
+            if self.owns(&name) && (new || gained.contains(&name)) {
                 self.adopt_record(now, record);
                 gained.insert(name.clone());
                 recorded.insert(name);
@@ -186,6 +191,7 @@ impl Core {
             tracing::info!(room = name.as_str(), "room taken over");
             self.replan(now, &name, None);
         }
+        self.standby.adopted = ring;
     }
 
     /// Members that the record has and nobody reports are doubted: those that are there will say so.

@@ -1,6 +1,8 @@
 //! The core as a dialogue: inputs in virtual time, what nodes hear in return.
 
-use proto::control::{self, LinkState, Load, ParticipantReport, RoomClosed, RoomPlan, RoomReport};
+use proto::control::{
+    self, ApiKey, ApiKeys, LinkState, Load, ParticipantReport, RoomClosed, RoomPlan, RoomReport,
+};
 
 use super::*;
 use crate::config::RoomPolicy;
@@ -31,11 +33,14 @@ fn settings(policy: RoomPolicy) -> Settings {
         mesh: "test".to_owned(),
         rules: Rules::everywhere(policy),
         prices: Prices::default(),
-        keys: vec![ApiKey {
-            key: "devkey".to_owned(),
-            secret: "secret".to_owned(),
-            project: "default".to_owned(),
-        }],
+        keys: ApiKeys {
+            keys: vec![ApiKey {
+                key: "devkey".to_owned(),
+                secret: "secret".to_owned(),
+                project: "default".to_owned(),
+            }],
+            version: 1,
+        },
         node_grace: GRACE,
         restart_grace: Duration::from_secs(15),
         empty_room: Duration::from_secs(20),

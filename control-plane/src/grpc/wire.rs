@@ -20,9 +20,8 @@ pub(crate) fn refusal(error: &AssignError) -> Status {
     let message = error.to_string();
     match error {
         AssignError::RoomName(_) | AssignError::BadName(_) => Status::invalid_argument(message),
-        AssignError::Node(_) | AssignError::Residency { .. } => {
-            Status::failed_precondition(message)
-        }
+        AssignError::Node(_) => Status::failed_precondition(message),
+        AssignError::Residency { .. } => Status::permission_denied(message),
         AssignError::Full => Status::resource_exhausted(message),
         AssignError::NotSaved | AssignError::Draining(_) => Status::unavailable(message),
         AssignError::Fenced | AssignError::NotOwner => Status::aborted(message),

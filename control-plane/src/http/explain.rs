@@ -37,6 +37,10 @@ pub(super) async fn room(
     let scope = auth::require(&gateway, &headers, |grants| {
         grants.room_list || (grants.room_admin && grants.room == room)
     })?;
+    if client.address.is_some() || client.resolver.is_some() || client.decision {
+        // Where clients of that network were, and what the mesh costs, is not this project's alone.
+        scope.of_operator()?;
+    }
     let room = scope.room(&room, client.project.as_deref())?;
     answer(&gateway, Some(room), client).await
 }
@@ -47,7 +51,7 @@ pub(super) async fn client(
     client: Result<Query<Client>, QueryRejection>,
 ) -> Result<Json<RoomExplanation>, ApiError> {
     let client = client.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    auth::require(&gateway, &headers, |grants| grants.room_list)?;
+    auth::require(&gateway, &headers, |grants| grants.room_list)?.of_operator()?;
     answer(&gateway, None, client).await
 }
 

@@ -1,6 +1,6 @@
 //! One other replica: pinged, and found alive or dead.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::control::replicas_client::ReplicasClient;
 use proto::control::{PingRequest, PingResponse};
@@ -39,7 +39,13 @@ impl Replicas {
         let mut refusals = 0;
         let mut heard = Instant::now();
         loop {
-            let answer = self.ping(url).await;
+            let left = SILENCE_MAX.saturating_sub(heard.elapsed());
+            let patience = if left.is_zero() {
+                PING_TIMEOUT
+            } else {
+                PING_TIMEOUT.min(left)
+            };
+            let answer = self.ping(url, patience).await;
             let pause = match answer {
                 Some(Ok(answer)) => {
                     refusals = 0;
@@ -53,7 +59,7 @@ impl Replicas {
                 }
                 None => return,
             };
-            if refusals >= 2 || heard.elapsed() > SILENCE_MAX {
+            if refusals >= 2 || heard.elapsed() >= SILENCE_MAX {
                 self.lost(url, metrics);
             }
             let pause = if refusals > 2 { PING } else { pause };
@@ -62,7 +68,7 @@ impl Replicas {
     }
 
     /// Its answer; `None` when it is not there to be asked any more.
-    async fn ping(&self, url: &str) -> Option<Result<PingResponse, ()>> {
+    async fn ping(&self, url: &str, patience: Duration) -> Option<Result<PingResponse, ()>> {
         let channel = self.peers().get(url)?.channel.clone();
         let identity = self.identity();
         let request = PingRequest {
@@ -71,7 +77,7 @@ impl Replicas {
         };
         let mut client = ReplicasClient::new(channel);
         // A late answer is none; how long it has been silent counts.
-        let answer = tokio::time::timeout(PING_TIMEOUT, client.ping(request)).await;
+        let answer = tokio::time::timeout(patience, client.ping(request)).await;
         Some(match answer {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => {

@@ -9,10 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Replicas;
 use crate::actor::{Handle, Stopped};
-use crate::store::{Durable, Ephemeral};
+use crate::store::{Durable, Ephemeral, Error};
 
 /// How often the durable store is asked again for the rooms to take over.
 const AGAIN: Duration = Duration::from_millis(250);
+/// How long it may take to read them: hundred thousand rooms need some seconds.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What takes over.
 #[derive(Clone, Debug)]
@@ -76,14 +78,18 @@ async fn follow_ring(replicas: &Replicas, parts: &Parts) -> Result<(), Stopped> 
 /// Hands the core all rooms that live; as soon as the durable store has them.
 async fn take_over(parts: &Parts) -> Result<(), Stopped> {
     let began = Instant::now();
+    let mut failing = false;
     let saved = loop {
-        match parts.durable.load().await {
-            Ok(saved) => break saved,
-            Err(error) => {
-                tracing::warn!(%error, "rooms cannot be taken over yet");
-                tokio::time::sleep(AGAIN).await;
-            }
+        let loading = tokio::time::timeout(LOAD_TIMEOUT, parts.durable.load());
+        let error = match loading.await {
+            Ok(Ok(saved)) => break saved,
+            Ok(Err(error)) => error,
+            Err(_) => Error::TimedOut,
+        };
+        if !std::mem::replace(&mut failing, true) {
+            tracing::warn!(%error, "rooms cannot be taken over yet");
         }
+        tokio::time::sleep(AGAIN).await;
     };
     parts.handle.adopt(saved.rooms).await?;
     parts.ephemeral.renew();

@@ -70,7 +70,7 @@ pub struct Redis {
     keys: Keys,
     replica: String,
     connection: ConnectionManager,
-    here: watch::Receiver<bool>,
+    whole: watch::Receiver<bool>,
     writes: mpsc::Sender<Write>,
     /// Changes were dropped: everything is to be written anew.
     behind: Arc<AtomicBool>,
@@ -81,7 +81,7 @@ impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
             .field("replica", &self.replica)
-            .field("here", &*self.here.borrow())
+            .field("whole", &*self.whole.borrow())
             .finish_non_exhaustive()
     }
 }
@@ -116,7 +116,7 @@ impl Redis {
         );
         // Whoever reads next sees whether it is there.
         writer.look().await;
-        let here = writer.here();
+        let whole = writer.whole();
         tokio::spawn(writer.run(queue, shutdown.clone()));
         let listener = events::Listener {
             client,
@@ -134,7 +134,7 @@ impl Redis {
             keys,
             replica: options.replica.clone(),
             connection,
-            here,
+            whole,
             writes,
             behind,
             metrics,
@@ -142,7 +142,7 @@ impl Redis {
     }
 
     fn is_here(&self) -> bool {
-        *self.here.borrow()
+        *self.whole.borrow()
     }
 
     /// What Redis answers in time. `None` when it is gone or fails, which is counted.

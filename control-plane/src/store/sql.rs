@@ -33,8 +33,13 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 const CONNECTIONS_MAX: u32 = 8;
 /// Longest wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// Longest wait for a lock, and for any statement, in PostgreSQL's own notation.
-const TIMEOUTS: [(&str, &str); 2] = [("lock_timeout", "3s"), ("statement_timeout", "5s")];
+/// Longest wait for a lock, for any statement, and within a transaction, in PostgreSQL's own notation.
+const TIMEOUTS: [(&str, &str); 3] = [
+    ("lock_timeout", "3s"),
+    ("statement_timeout", "5s"),
+    // A process that is stopped in the middle of a transaction must not hold its locks.
+    ("idle_in_transaction_session_timeout", "5s"),
+];
 
 /// A database.
 pub struct Sql {

@@ -21,6 +21,8 @@ use crate::token::SigningKey;
 const CONTENT: &str = "application/webhook+json";
 /// How long a receiver may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the store may take to hand out events: its host may have vanished.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a taken event stays with one replica: longer than a receiver may take.
 const LEASE: Duration = Duration::from_secs(15);
 /// Requests at a time.
@@ -109,7 +111,9 @@ impl Courier {
             lease_ms: millis(LEASE),
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
         };
-        self.durable.claim(claim).await.unwrap_or_else(|error| {
+        let claimed = tokio::time::timeout(CLAIM_TIMEOUT, self.durable.claim(claim)).await;
+        let claimed = claimed.unwrap_or(Err(Error::TimedOut));
+        claimed.unwrap_or_else(|error| {
             tracing::warn!(%error, "events cannot be read");
             Vec::new()
         })

@@ -10,7 +10,7 @@ use control_plane::store::{
     Audit as _, Catalogue as _, Change, Durable as _, Fenced, Outbox as _, RoomRecord, Saved,
 };
 use lab::services::Postgres;
-use proto::control::Hello;
+use proto::control::{Hello, RoomSettings};
 use proto::{NodeId, RoomId};
 use serde_json::json;
 
@@ -42,6 +42,7 @@ fn room(name: &str, sid: &str, epoch: u64) -> RoomRecord {
         epoch,
         members: ["a".into(), "b".into()].into(),
         created_at_ms: 7,
+        settings: RoomSettings::default(),
     }
 }
 

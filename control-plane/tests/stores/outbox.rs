@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use control_plane::store::webhooks::{Again, Claim, Webhook};
 use control_plane::store::{Change, Durable as _, Outbox as _, RoomRecord};
+use proto::control::RoomSettings;
 
 use crate::twin::Twin;
 
@@ -198,6 +199,7 @@ async fn events_of_a_fenced_room_are_left_out(twin: &Twin<'_>) {
             epoch: 1,
             members: BTreeSet::new(),
             created_at_ms: 1,
+            settings: RoomSettings::default(),
         })
     };
     let won = [began("RM_1"), event("EV_1", "p", "R")];

@@ -210,16 +210,15 @@ async fn texts_stay_texts() {
     // All of them are rooms after a start from what was saved, and nothing else happened.
     let folder = plane.stop().await;
     let plane = Plane::restart(folder).await;
-    let found = Client::new().get(format!("{}/api/v1/rooms", plane.http));
-    let found: Value = found
-        .send()
-        .await
-        .expect("answers")
-        .json()
-        .await
-        .expect("JSON");
-    let rooms = found["rooms"].as_array().expect("a list");
-    assert_eq!(rooms.len(), INJECTIONS.len() + 1, "{found}");
+    let url = format!("{}/api/v1/rooms", plane.http);
+    let mut rooms = Vec::new();
+    let all = async || {
+        let answer = Client::new().get(&url).send().await.expect("answers");
+        let found: Value = answer.json().await.expect("JSON");
+        rooms = found["rooms"].as_array().expect("a list").clone();
+        rooms.len() == INJECTIONS.len() + 1
+    };
+    crate::eventually("all rooms are back", Duration::from_secs(10), all).await;
     for text in INJECTIONS {
         assert!(rooms.iter().any(|room| room["room"] == text), "{text:?}");
     }

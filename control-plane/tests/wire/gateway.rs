@@ -252,13 +252,15 @@ async fn regions_nodes_links_and_rooms() {
         .expect("metres");
     assert!((6_000_000..7_000_000).contains(&metres));
 
-    plane.assign("edge-fra", "a room/ü").await.expect("a plan");
+    // Edges say rooms' ids: in that a name with a slash has its project before it.
+    let room = "default/a room/ü";
+    plane.assign("edge-fra", room).await.expect("a plan");
     let participant = ParticipantReport {
         identity: "ada".to_owned(),
         ..ParticipantReport::default()
     };
     let report = RoomReport {
-        room: "a room/ü".to_owned(),
+        room: room.to_owned(),
         participants: vec![participant],
         ..RoomReport::default()
     };

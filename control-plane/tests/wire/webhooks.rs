@@ -19,11 +19,23 @@ use tokio::net::TcpListener;
 use crate::plane::{Plane, edge};
 
 /// What a receiver has heard, and how many more requests it turns away.
-#[derive(Default)]
 pub(crate) struct Heard {
     events: Vec<Value>,
     refused: usize,
     refuse: usize,
+    /// The key that signs, and its secret.
+    pub(crate) signed_by: (String, String),
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self {
+            events: Vec::new(),
+            refused: 0,
+            refuse: 0,
+            signed_by: ("devkey".to_owned(), "secret".to_owned()),
+        }
+    }
 }
 
 pub(crate) type Shared = Arc<Mutex<Heard>>;
@@ -44,12 +56,13 @@ async fn receive(State(heard): State<Shared>, headers: HeaderMap, body: Bytes) -
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
     assert_eq!(header("content-type"), Some("application/webhook+json"));
     let token = header("authorization").expect("a token");
-    let key = DecodingKey::from_secret(b"secret");
+    let (iss, secret) = heard.signed_by.clone();
+    let key = DecodingKey::from_secret(secret.as_bytes());
     let claims = jsonwebtoken::decode::<Claims>(token, &key, &Validation::new(Algorithm::HS256));
     let claims = claims.expect("a good token").claims;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &body);
     let digest = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, digest);
-    assert_eq!((claims.iss.as_str(), claims.sha256), ("devkey", digest));
+    assert_eq!((claims.iss, claims.sha256), (iss, digest));
     heard
         .events
         .push(serde_json::from_slice(&body).expect("JSON"));

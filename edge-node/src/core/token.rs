@@ -11,6 +11,7 @@ mod tests;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use proto::BadName;
@@ -97,6 +98,23 @@ pub struct Key {
     pub project: String,
 }
 
+/// SHA-256 of an API key's secret: says whether it is still the same.
+pub type SecretDigest = [u8; SHA256_OUTPUT_LEN];
+
+impl Key {
+    /// Which secret it is.
+    pub fn digest(&self) -> SecretDigest {
+        let mut bytes = SecretDigest::default();
+        bytes.copy_from_slice(digest(&SHA256, self.secret.as_bytes()).as_ref());
+        bytes
+    }
+
+    /// Whether it is the very secret that signed this token: one of a key that was rotated since is worth nothing.
+    pub fn signed(&self, claims: &Claims) -> bool {
+        claims.signed_with == Some(self.digest())
+    }
+}
+
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Key")
@@ -147,17 +165,18 @@ pub fn verify_signature(token: &str, keys: &impl KeyStore) -> Result<Claims, Err
         jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| Error::Malformed {
             reason: "no issuer",
         })?;
-    let Key { secret, project } = keys.key(&unverified.iss).ok_or(Error::UnknownKey)?;
+    let known = keys.key(&unverified.iss).ok_or(Error::UnknownKey)?;
     // Times are checked below, by the caller's clock.
     let mut validation = Validation::new(Algorithm::HS256);
     validation.required_spec_claims.clear();
     validation.validate_exp = false;
     validation.validate_aud = false;
-    let key = DecodingKey::from_secret(secret.as_bytes());
+    let key = DecodingKey::from_secret(known.secret.as_bytes());
     let decoded = jsonwebtoken::decode::<Claims>(token, &key, &validation)
         .map_err(|error| decode_error(error.kind()))?;
     Ok(Claims {
-        project,
+        signed_with: Some(known.digest()),
+        project: known.project,
         ..decoded.claims
     })
 }

@@ -40,8 +40,14 @@ pub(super) fn take(edge: &SharedEdge, order: Order) {
         return answer(edge, id, Ok(Vec::new()));
     }
     if matches!(order.request, Some(Request::Undrain(_))) {
-        edge.drain.cancel();
-        return answer(edge, id, Ok(Vec::new()));
+        let text = "the node was told to stop (SIGTERM): it does not stay";
+        let stays = edge.drain.cancel();
+        let outcome = stays.then(Vec::new);
+        return answer(
+            edge,
+            id,
+            outcome.ok_or_else(|| error(Code::FailedPrecondition, text)),
+        );
     }
     let Some((name, destination, command)) = order.request.and_then(decode) else {
         let text = "the edge does not know this command";

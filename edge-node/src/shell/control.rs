@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use media::router::{TrackKey, TransportKey, TransportReport};
@@ -76,6 +77,7 @@ pub async fn follow_control(edge: SharedEdge, mut messages: mpsc::Receiver<Contr
                 });
                 let keys: Keys = keys.collect();
                 edge.keys.store(Arc::new(keys));
+                edge.keys_known.store(true, Ordering::Release);
             }
             Some(FromControl::Plan(plan)) => take_plan(&edge, plan),
             Some(FromControl::Command(command)) => commands::take(&edge, command),

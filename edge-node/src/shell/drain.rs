@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use proto::ParticipantSid;
+use proto::control::PlaceResponse;
 use proto::control::node_message::Message as ToControl;
 use relay::control::Status;
 use relay::drain::{Asked, Order};
@@ -26,7 +28,11 @@ const QUIET: Duration = Duration::from_secs(3);
 /// With no other edge to go to for so long, a process that was sent SIGTERM does not wait any longer.
 const HOPELESS: Duration = Duration::from_secs(10);
 /// From when until the deadline whoever is left is said goodbye, so that the process is gone by then; a quarter of a short drain.
-const GOODBYE: Duration = Duration::from_secs(2);
+const GOODBYE: Duration = Duration::from_millis(3_500);
+/// Clients that are told in one tick. Whoever thinks better of a drain, or waits for its end, is heard after each.
+const BATCH: usize = 16;
+/// When it is asked again where somebody may go who has nowhere to go.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long the last report has to reach the control plane.
 const FAREWELL: Duration = Duration::from_millis(100);
 
@@ -107,6 +113,8 @@ struct Departures<'a> {
     /// How many were told before the pace began.
     earlier: usize,
     told: BTreeSet<ParticipantSid>,
+    /// Those that had nowhere to go when it was asked last.
+    unplaced: BTreeMap<ParticipantSid, Instant>,
     /// When somebody was last here or handed on; `None` when nobody ever was.
     busy: Option<Instant>,
     /// Since when there is nowhere to go.
@@ -121,6 +129,7 @@ impl<'a> Departures<'a> {
             pace: Pace::new(std::time::Instant::now(), 0, Duration::ZERO),
             earlier: 0,
             told: BTreeSet::new(),
+            unplaced: BTreeMap::new(),
             busy: None,
             stuck: None,
         };
@@ -160,7 +169,9 @@ impl<'a> Departures<'a> {
             if self.is_over() {
                 return End::Over;
             }
-            self.tell_next().await;
+            // Rooms and the control plane may be slow, the deadline is not.
+            let told = tokio::time::timeout_at(self.goodbye_at(), self.tell_next());
+            told.await.ok();
         }
     }
 
@@ -181,43 +192,60 @@ impl<'a> Departures<'a> {
         let quiet = self.busy.is_none_or(|busy| now - busy >= QUIET);
         let signal = self.order.asked == Asked::Signal;
         let hopeless = self.stuck.is_some_and(|since| now - since >= HOPELESS);
+        quiet || now >= self.goodbye_at() || (signal && hopeless)
+    }
+
+    /// From when on there is only time for a goodbye.
+    fn goodbye_at(&self) -> Instant {
         let Order {
             since, deadline, ..
         } = self.order;
-        let late = now + GOODBYE.min((deadline - since) / 4) >= deadline;
-        quiet || late || (signal && hopeless)
+        deadline - GOODBYE.min(deadline.saturating_duration_since(since) / 4)
     }
 
-    /// Tells those who are due.
+    /// Tells those who are due. Who has nowhere to go, because a room is confined to a country, holds up nobody else.
     async fn tell_next(&mut self) {
-        let due = self.pace.due(std::time::Instant::now());
+        let now = Instant::now();
+        let due = self.pace.due(now.into_std());
         let due = due.saturating_sub(self.told.len() - self.earlier);
-        let here = self.here();
-        let next: Vec<_> = here
-            .into_values()
-            .filter(|owner| !self.told.contains(&owner.sid))
-            .take(due)
-            .collect();
-        for owner in next {
+        let asked_lately = |asked: &Instant| now - *asked < ASK_AGAIN;
+        let mut waiting: Vec<_> = self.here().into_values().collect();
+        waiting.retain(|owner| !self.told.contains(&owner.sid));
+        let mut next: Vec<_> = waiting.iter().collect();
+        next.retain(|owner| !self.unplaced.get(&owner.sid).is_some_and(asked_lately));
+        next.truncate(due.min(BATCH));
+        let edge = self.edge;
+        let asking = next.into_iter().map(|owner| async move {
             let who = (&owner.room, &owner.identity);
-            let seat = match elsewhere::ask(self.edge, who, None, false).await {
-                Ok(Some(seat)) if seat.node_id != self.edge.node.as_str() => seat,
+            (owner, elsewhere::ask(edge, who, None, false).await)
+        });
+        for (owner, answer) in join_all(asking).await {
+            match answer {
+                Ok(Some(seat)) if seat.node_id != edge.node.as_str() => self.tell(owner, seat),
                 outcome => {
                     tracing::debug!(?outcome, "there is no other edge for a client");
-                    self.stuck.get_or_insert_with(Instant::now);
-                    return;
+                    self.unplaced.insert(owner.sid.clone(), now);
                 }
-            };
-            self.stuck = None;
-            let Some(room) = self.edge.rooms.find(&owner.room) else {
-                continue;
-            };
-            tracing::debug!(participant_id = %owner.sid, to = seat.node_id, "client is told to go elsewhere");
-            let depart = Mail::Depart(owner.sid.clone(), elsewhere::directions(seat));
-            if room.send(depart).await.is_ok() {
-                self.edge.metrics.departures.inc();
             }
-            self.told.insert(owner.sid);
+        }
+        let stuck = |owner: &Owner| {
+            self.unplaced.contains_key(&owner.sid) && !self.told.contains(&owner.sid)
+        };
+        let all_stuck = !waiting.is_empty() && waiting.iter().all(stuck);
+        self.stuck = all_stuck.then(|| self.stuck.unwrap_or(now));
+    }
+
+    /// Tells a client where to go, if its room takes the message now; else it is told later.
+    fn tell(&mut self, owner: &Owner, seat: PlaceResponse) {
+        let Some(room) = self.edge.rooms.find(&owner.room) else {
+            return;
+        };
+        tracing::debug!(participant_id = %owner.sid, to = seat.node_id, "client is told to go elsewhere");
+        let depart = Mail::Depart(owner.sid.clone(), elsewhere::directions(seat));
+        if room.try_send(depart).is_ok() {
+            self.edge.metrics.departures.inc();
+            self.unplaced.remove(&owner.sid);
+            self.told.insert(owner.sid.clone());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the tasks of an edge share.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -42,6 +43,8 @@ pub struct Edge {
     pub control: relay::control::Client,
     /// Keys that tokens are signed with.
     pub keys: ArcSwap<Keys>,
+    /// Whether the control plane has said which there are, if any.
+    pub keys_known: AtomicBool,
     /// Rooms served here.
     pub rooms: Rooms,
     /// Whose a track is.

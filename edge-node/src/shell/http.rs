@@ -5,6 +5,7 @@ mod whip;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use axum::Router;
@@ -191,7 +192,7 @@ fn check(
         text: "no access token; send it as `Authorization: Bearer …` or `access_token=…`"
             .to_owned(),
     })?;
-    if edge.keys.load().is_empty() {
+    if !edge.keys_known.load(Ordering::Acquire) {
         return Err(Refusal::no_keys());
     }
     let grants = token::authorize_join(&token, edge.as_ref(), SystemTime::now());

@@ -404,6 +404,7 @@ impl Task {
         if plan.epoch <= self.room.epoch() {
             return;
         }
+        tracing::debug!(room_id = %self.room.sid(), epoch = plan.epoch, members = ?plan.members, next_hops = ?plan.next_hops, "plan");
         self.edge
             .plane
             .mesh()

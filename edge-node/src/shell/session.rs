@@ -306,7 +306,8 @@ impl Task {
     fn ice_servers(&self, host: Option<&str>) -> Vec<lk::IceServer> {
         let claims = &self.grants.claims;
         let now = edge::unix_s();
-        let renewed = self.edge.keys.load().contains_key(&claims.iss);
+        let keys = self.edge.keys.load();
+        let renewed = keys.get(&claims.iss).is_some_and(|key| key.signed(claims));
         let expires = if renewed {
             now + TOKEN_VALIDITY.as_secs()
         } else {
@@ -449,9 +450,9 @@ impl Task {
     fn fresh_token(&self) -> Option<String> {
         let claims = &self.grants.claims;
         let keys = self.edge.keys.load();
-        let secret = &keys.get(&claims.iss)?.secret;
+        let key = keys.get(&claims.iss).filter(|key| key.signed(claims))?;
         let now = std::time::SystemTime::now();
-        let token = token::mint(claims, &claims.iss, secret, TOKEN_VALIDITY, now);
+        let token = token::mint(claims, &claims.iss, &key.secret, TOKEN_VALIDITY, now);
         token
             .inspect_err(|error| tracing::warn!(%error, "token not refreshed"))
             .ok()

@@ -263,15 +263,17 @@ fn fixtures_of_other_tests_are_what_this_writes() {
     };
     let zurich = place("Zürich", "CH", 47.376_9, 8.541_7);
     let new_york = place("New York", "US", 40.712_8, -74.006);
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../control-plane/tests/data");
+    // Where cargo runs it, not where it was built: build directories are shared by checkouts.
+    let crate_folder = std::env::var_os("CARGO_MANIFEST_DIR").unwrap();
+    let folder = std::path::Path::new(&crate_folder).join("../control-plane/tests/data");
     for (name, record) in [
         ("dbip-zurich.mmdb", zurich),
         ("dbip-new-york.mmdb", new_york),
     ] {
         let bytes = database(ip("127.0.0.0"), 8, ("city ipv4", &record));
-        let file = std::path::Path::new(folder).join(name);
+        let file = folder.join(name);
         if std::env::var_os("ANTIPODE_WRITE_FIXTURES").is_some() {
-            std::fs::create_dir_all(folder).unwrap();
+            std::fs::create_dir_all(&folder).unwrap();
             std::fs::write(&file, &bytes).unwrap();
         }
         assert!(std::fs::read(&file).unwrap() == bytes, "{}", file.display());

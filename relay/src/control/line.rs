@@ -41,6 +41,13 @@ pub(super) struct Lines {
     pub(super) merged: Merged,
 }
 
+/// What one task knows of its session.
+#[derive(Default)]
+struct Own {
+    serial: Option<u64>,
+    replica: Option<String>,
+}
+
 impl Lines {
     /// Completes when nobody takes messages any more.
     pub(super) async fn nobody_listens(&self) {
@@ -53,12 +60,15 @@ impl Lines {
         let mut failing = false;
         while !retired.is_cancelled() {
             let began = Instant::now();
-            let mut replica = None;
-            let ended = self.session(&url, &mut replica).await;
-            let had = self
-                .published
-                .send_if_modified(|open| open.sessions.remove(&url).is_some());
-            if self.merged.ended(&url).await.is_err() {
+            let mut own = Own::default();
+            let ended = self.session(&url, &mut own).await;
+            let had = self.published.send_if_modified(|open| {
+                // Somebody else may speak to it by now: DNS forgot its name for a while.
+                let is_own = |session: &Session| Some(session.serial) == own.serial;
+                let there = open.sessions.get(&url).is_some_and(is_own);
+                there && open.sessions.remove(&url).is_some()
+            });
+            if had && self.merged.ended(&url).await.is_err() {
                 return;
             }
             if had || !std::mem::replace(&mut failing, true) {
@@ -67,7 +77,7 @@ impl Lines {
             failing = !had;
             if ended.code() == Code::Aborted {
                 // The same replica by another URL took over; one session with it is enough.
-                self.while_spoken_to(replica.as_deref()).await;
+                self.while_spoken_to(own.replica.as_deref()).await;
             }
             if began.elapsed() > BACKOFF_MAX {
                 backoff = BACKOFF_MIN;
@@ -92,7 +102,7 @@ impl Lines {
     }
 
     /// One session, until it breaks; returns why it did.
-    async fn session(&self, url: &str, replica: &mut Option<String>) -> tonic::Status {
+    async fn session(&self, url: &str, own: &mut Own) -> tonic::Status {
         let endpoint = match Endpoint::from_shared(url.to_owned()) {
             Ok(endpoint) => endpoint
                 .connect_timeout(CONNECT_TIMEOUT)
@@ -121,13 +131,15 @@ impl Lines {
             Err(_) => return tonic::Status::deadline_exceeded("session was not accepted"),
         };
         tracing::info!(url, "session with a control replica");
-        let session = Session {
-            replica: None,
-            channel,
-            outgoing: outgoing.clone(),
-        };
         self.published.send_modify(|open| {
             open.count += 1;
+            own.serial = Some(open.count);
+            let session = Session {
+                serial: open.count,
+                replica: None,
+                channel,
+                outgoing: outgoing.clone(),
+            };
             open.sessions.insert(url.to_owned(), session);
         });
 
@@ -138,7 +150,7 @@ impl Lines {
                 message = messages.message() => match message {
                     Ok(Some(message)) => {
                         if let Some(Down::Welcome(welcome)) = &message.message {
-                            *replica = Some(welcome.control_id.clone());
+                            own.replica = Some(welcome.control_id.clone());
                             self.name(url, &welcome.control_id);
                         }
                         if let Err(Gone) = self.merged.take(url, message).await {

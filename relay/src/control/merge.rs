@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proto::control::control_message::Message;
-use proto::control::{ControlMessage, Peer, PeerList};
+use proto::control::{ApiKeys, ControlMessage, Peer, PeerList};
 use tokio::sync::{Mutex, mpsc};
 
 /// Nobody takes messages any more.
@@ -15,6 +15,8 @@ pub(super) struct Gone;
 pub(super) struct Merged {
     incoming: mpsc::Sender<ControlMessage>,
     peers: Mutex<Peers>,
+    /// Versions of the API keys that each session told of.
+    keys: Mutex<BTreeMap<String, u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +56,7 @@ impl Merged {
         Self {
             incoming,
             peers: Mutex::default(),
+            keys: Mutex::default(),
         }
     }
 
@@ -63,8 +66,10 @@ impl Merged {
 
     /// Takes a message of the session with `url`.
     pub(super) async fn take(&self, url: &str, message: ControlMessage) -> Result<(), Gone> {
-        let Some(Message::Peers(list)) = message.message else {
-            return self.incoming.send(message).await.map_err(|_| Gone);
+        let list = match message.message {
+            Some(Message::Peers(list)) => list,
+            Some(Message::Keys(keys)) => return self.take_keys(url, keys).await,
+            _ => return self.incoming.send(message).await.map_err(|_| Gone),
         };
         // Held while it is handed on, so that no older union comes after a later one.
         let mut peers = self.peers.lock().await;
@@ -72,8 +77,27 @@ impl Merged {
         self.tell(&mut peers).await
     }
 
+    /// API keys of a replica that lags behind another one are left out: what was revoked stays so.
+    async fn take_keys(&self, url: &str, keys: ApiKeys) -> Result<(), Gone> {
+        let mut versions = self.keys.lock().await;
+        versions.insert(url.to_owned(), keys.version);
+        if versions.values().any(|version| *version > keys.version) {
+            tracing::warn!(
+                url,
+                version = keys.version,
+                "a control replica has old API keys; left out"
+            );
+            return Ok(());
+        }
+        let message = ControlMessage {
+            message: Some(Message::Keys(keys)),
+        };
+        self.incoming.send(message).await.map_err(|_| Gone)
+    }
+
     /// A session ended. Its list goes when another replica has one; the last stays.
     pub(super) async fn ended(&self, url: &str) -> Result<(), Gone> {
+        self.keys.lock().await.remove(url);
         let mut peers = self.peers.lock().await;
         if peers.lists.len() < 2 || peers.lists.remove(url).is_none() {
             return Ok(());
@@ -106,6 +130,36 @@ mod tests {
         ControlMessage {
             message: Some(Message::Peers(PeerList { peers })),
         }
+    }
+
+    #[tokio::test]
+    async fn keys_of_a_replica_that_lags_behind_are_left_out() {
+        let (incoming, mut said) = mpsc::channel(8);
+        let merged = Merged::new(incoming);
+        let keys = |version| ControlMessage {
+            message: Some(Message::Keys(ApiKeys {
+                version,
+                ..ApiKeys::default()
+            })),
+        };
+        let mut heard = || match said.try_recv().ok()?.message? {
+            Message::Keys(keys) => Some(keys.version),
+            _ => None,
+        };
+        merged.take("a", keys(5)).await.ok();
+        merged.take("b", keys(6)).await.ok();
+        assert_eq!((heard(), heard()), (Some(5), Some(6)));
+        // The first comes back, and has not heard of the change.
+        merged.ended("a").await.ok();
+        merged.take("a", keys(5)).await.ok();
+        assert_eq!(heard(), None);
+        merged.take("a", keys(6)).await.ok();
+        assert_eq!(heard(), Some(6));
+        // A store that begins anew counts from the start: nobody knows better.
+        merged.ended("a").await.ok();
+        merged.ended("b").await.ok();
+        merged.take("b", keys(1)).await.ok();
+        assert_eq!(heard(), Some(1));
     }
 
     #[tokio::test]

@@ -23,13 +23,22 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long the last report has to reach the control plane.
 const FAREWELL: Duration = Duration::from_millis(100);
 
+/// Why a node does not stay.
+const STOPS: &str = "the node was told to stop (SIGTERM): it does not stay";
+
 /// Does what the control plane orders; answers.
 pub(super) fn take(command: Command, client: &Client, drain: &Drain) {
     let mut result = command_answer::Result::Response(Vec::new());
     if let Some(Request::Drain(order)) = &command.request {
         drain.begin(Asked::Operator, Duration::from_millis(order.within_ms), 0);
     } else if matches!(command.request, Some(Request::Undrain(_))) {
-        drain.cancel();
+        if !drain.cancel() {
+            result = command_answer::Result::Error(CommandError {
+                code: Code::FailedPrecondition.into(),
+                message: STOPS.to_owned(),
+                ..CommandError::default()
+            });
+        }
     } else {
         result = command_answer::Result::Error(CommandError {
             code: Code::InvalidArgument.into(),

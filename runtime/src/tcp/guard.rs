@@ -165,13 +165,13 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const PATIENCE: Duration = Duration::from_secs(1);
 
     fn counter() -> IntCounterVec {
         IntCounterVec::new(Opts::new("refused", "Refused."), &["reason"]).expect("a metric")
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn who_takes_nothing_is_cut_off() {
         let (near, mut far) = duplex(16);
         let refused = counter();
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(refused.with_label_values(&["slow_reader"]).get(), 1);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn who_does_not_open_is_cut_off() {
         for (sent, good) in [(&b"PRI"[..], false), (&b"PRI *"[..], true)] {
             let (near, mut far) = duplex(16);

@@ -1,5 +1,7 @@
 //! A replica that does not own a room, and takes it over.
 
+use proto::control::RoomSettings;
+
 use super::*;
 
 /// The other replica owns everything; both hear the nodes.
@@ -17,6 +19,7 @@ fn record(sid: &str, epoch: u64, members: &[&str]) -> RoomRecord {
         epoch,
         members: members.iter().map(|&node| NodeId::from(node)).collect(),
         created_at_ms: 77,
+        settings: RoomSettings::default(),
     }
 }
 

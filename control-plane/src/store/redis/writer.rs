@@ -21,6 +21,8 @@ use crate::store::{Error, Update};
 
 /// How long what a replica wrote stays when it does not renew it, in milliseconds.
 const LIFETIME_MS: u64 = 120_000;
+/// How long after its return every replica has written what it shows; until then each shows what it hears itself.
+const WHOLE_AFTER: Duration = Duration::from_secs(3);
 /// How often everything is written anew.
 const RENEW: Duration = Duration::from_secs(40);
 /// How often it is seen whether Redis is there.
@@ -68,6 +70,10 @@ pub(super) struct Writer {
     behind: Arc<AtomicBool>,
     metrics: Metrics,
     here: watch::Sender<bool>,
+    /// Whether what is in it may be shown: all replicas have had the time to write theirs.
+    whole: watch::Sender<bool>,
+    /// When it was back.
+    back: Instant,
     /// Nobody was told yet whether it is there.
     fresh: bool,
     renewed: Instant,
@@ -88,13 +94,15 @@ impl Writer {
             behind,
             metrics,
             here: watch::Sender::new(false),
+            whole: watch::Sender::new(false),
+            back: Instant::now(),
             fresh: true,
             renewed: Instant::now(),
         }
     }
 
-    pub(super) fn here(&self) -> watch::Receiver<bool> {
-        self.here.subscribe()
+    pub(super) fn whole(&self) -> watch::Receiver<bool> {
+        self.whole.subscribe()
     }
 
     pub(super) async fn run(
@@ -165,7 +173,13 @@ impl Writer {
             tracing::info!("Redis is there");
             self.metrics.stores.redis_up.set(1);
             self.here.send_replace(true);
+            self.back = Instant::now();
+            // At the start it is as the others left it.
+            self.whole.send_replace(self.fresh);
             self.fresh = false;
+        } else if self.back.elapsed() >= WHOLE_AFTER {
+            self.whole
+                .send_if_modified(|whole| !std::mem::replace(whole, true));
         }
     }
 
@@ -175,6 +189,7 @@ impl Writer {
             .redis_failures
             .with_label_values(&["write"])
             .inc();
+        self.whole.send_replace(false);
         if self.here.send_replace(false) || self.fresh {
             self.metrics.stores.redis_up.set(0);
             tracing::warn!(

@@ -1,5 +1,9 @@
 //! Rooms and the epochs of their plans.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use prost::Message as _;
+use proto::control::RoomSettings;
 use proto::{NodeId, RoomId, RoomSid};
 
 use super::database::{Row, Run, sql};
@@ -8,7 +12,7 @@ use crate::store::{Error, RoomRecord};
 pub(super) async fn living(run: &mut impl Run) -> Result<Vec<RoomRecord>, Error> {
     let rows = run
         .all(sql(
-            "SELECT room, room_sid, epoch, members, created_at_ms FROM rooms \
+            "SELECT room, room_sid, epoch, members, created_at_ms, settings FROM rooms \
              WHERE ended_at_ms IS NULL ORDER BY room",
         ))
         .await?;
@@ -22,7 +26,7 @@ pub(super) async fn living_of(
     let row = run
         .one(
             sql(
-                "SELECT room, room_sid, epoch, members, created_at_ms FROM rooms \
+                "SELECT room, room_sid, epoch, members, created_at_ms, settings FROM rooms \
                  WHERE room = $1 AND ended_at_ms IS NULL",
             )
             .with(room.as_str()),
@@ -39,7 +43,14 @@ fn record(row: &Row) -> Result<RoomRecord, Error> {
         epoch: row.number("epoch")?,
         members: members.into_iter().map(NodeId::from).collect(),
         created_at_ms: row.number("created_at_ms")?,
+        settings: settings(&row.text("settings")?),
     })
+}
+
+/// What cannot be read is of a later version, or nothing.
+fn settings(text: &str) -> RoomSettings {
+    let bytes = STANDARD.decode(text).unwrap_or_default();
+    RoomSettings::decode(bytes.as_slice()).unwrap_or_default()
 }
 
 /// The highest epoch that any plan had.
@@ -75,13 +86,14 @@ pub(super) async fn save(
 ) -> Result<bool, Error> {
     let members: Vec<_> = room.members.iter().map(NodeId::as_str).collect();
     let members = serde_json::Value::from(members).to_string();
+    let settings = STANDARD.encode(room.settings.encode_to_vec());
     if known.is_none() {
         // No row where one of that name lives, or where an earlier room of that name had this epoch.
         let begun = run
             .execute(
                 sql(
-                    "INSERT INTO rooms (room_sid, room, epoch, members, created_at_ms, writer) \
-                     SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS \
+                    "INSERT INTO rooms (room_sid, room, epoch, members, created_at_ms, writer, settings) \
+                     SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS \
                      (SELECT 1 FROM rooms WHERE room = $2 AND epoch >= $3) \
                      ON CONFLICT DO NOTHING",
                 )
@@ -90,7 +102,8 @@ pub(super) async fn save(
                 .with(room.epoch)
                 .with(members.clone())
                 .with(room.created_at_ms)
-                .with(writer),
+                .with(writer)
+                .with(settings.clone()),
             )
             .await?;
         if begun > 0 {
@@ -100,14 +113,17 @@ pub(super) async fn save(
     // A row that this very process wrote may be ahead of what it knows: an answer was lost.
     let changed = run
         .execute(
-            sql("UPDATE rooms SET epoch = $2, members = $3, writer = $4 \
+            sql(
+                "UPDATE rooms SET epoch = $2, members = $3, writer = $4, settings = $6 \
                  WHERE room_sid = $1 AND ended_at_ms IS NULL AND epoch < $2 \
-                 AND (epoch = $5 OR writer = $4)")
+                 AND (epoch = $5 OR writer = $4)",
+            )
             .with(room.sid.as_str())
             .with(room.epoch)
             .with(members)
             .with(writer)
-            .with(known),
+            .with(known)
+            .with(settings),
         )
         .await?;
     Ok(changed > 0)

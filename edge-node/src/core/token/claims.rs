@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::SecretDigest;
+
 /// The claims of an access token. What is not known here is kept, so that a refreshed token says the same.
 #[derive(Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -14,6 +16,9 @@ pub struct Claims {
     /// The key's project: what verification found, whatever the token says.
     #[serde(skip)]
     pub project: String,
+    /// Digest of the secret that signed it: what verification found.
+    #[serde(skip)]
+    pub signed_with: Option<SecretDigest>,
     /// Identity of the participant.
     #[serde(
         skip_serializing_if = "String::is_empty",

@@ -3,6 +3,7 @@
 //! `POST /whip` and `POST /whep` make a session of one offer; its URL takes `PATCH` for trickle ICE and ICE restarts, and `DELETE`.
 //! The token names room and participant, as for signalling.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
@@ -390,7 +391,7 @@ fn bearer(headers: &HeaderMap, query: &str) -> Result<String, Problem> {
 
 fn authorize(edge: &SharedEdge, headers: &HeaderMap, query: &str) -> Result<Grants, Problem> {
     let token = bearer(headers, query)?;
-    if edge.keys.load().is_empty() {
+    if !edge.keys_known.load(Ordering::Acquire) {
         return Err(unavailable(&super::Refusal::no_keys().text));
     }
     token::authorize_join(&token, edge.as_ref(), SystemTime::now())

@@ -16,6 +16,10 @@ use tokio::sync::mpsc;
 
 /// Time for the first connectivity check.
 const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+/// Consent to send is checked every five seconds (RFC 7675 section 5.1): who says nothing for so long has gone.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How long a client may take nothing of what it is sent: by then its media is worthless.
+const STALL_MAX: Duration = Duration::from_secs(10);
 /// Connections in all.
 const CONNECTIONS_MAX: usize = 4096;
 /// Connections from one address: a small office behind one NAT, two transports each.
@@ -95,7 +99,8 @@ async fn connection(stream: TcpStream, path: Path, plane: &Plane) -> io::Result<
     send(ConnectionInput::Frame { path, bytes: first }).await?;
     let reading = async {
         loop {
-            let bytes = read_frame(&mut read).await?;
+            let bytes = tokio::time::timeout(SILENCE_MAX, read_frame(&mut read)).await;
+            let bytes = bytes.map_err(|_| io::ErrorKind::TimedOut)??;
             send(ConnectionInput::Frame { path, bytes }).await?;
         }
     };
@@ -132,7 +137,8 @@ async fn write_frames(
                 buffer.extend_from_slice(&bytes);
             }
         }
-        write.write_all(&buffer).await?;
+        let written = tokio::time::timeout(STALL_MAX, write.write_all(&buffer)).await;
+        written.map_err(|_| io::ErrorKind::TimedOut)??;
     }
     Ok(())
 }
