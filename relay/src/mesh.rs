@@ -149,6 +149,8 @@ pub struct Mesh {
     voices: Voices,
     /// Tracks with a former upstream.
     leaving: Vec<usize>,
+    /// Tracks whose upstream has bound nothing yet.
+    unanswered: Vec<usize>,
     keyframes_wanted: Vec<(usize, StreamIndex)>,
     outputs: VecDeque<Output>,
     stale_plans: u64,
@@ -184,6 +186,7 @@ impl Mesh {
             by_key: HashMap::new(),
             published: HashMap::new(),
             leaving: Vec::new(),
+            unanswered: Vec::new(),
             keyframes_wanted: Vec::new(),
             outputs: VecDeque::new(),
             stale_plans: 0,
@@ -311,7 +314,7 @@ impl Mesh {
             Message::Hello(_) => {}
             Message::Subscribe(subscribe) => self.handle_subscribe(now, from, subscribe),
             Message::BindFlow(bind) => self.handle_bind(now, from, bind),
-            Message::UnbindFlow(unbind) => self.handle_unbind(from, unbind.flow_id),
+            Message::UnbindFlow(unbind) => self.handle_unbind(now, from, unbind.flow_id),
             Message::SenderReport(report) => self.handle_sender_report(now, from, &report),
             Message::RoomState(state) => self.handle_state(from, state),
             Message::Speakers(speakers) => self.handle_speakers(from, &speakers),
@@ -361,6 +364,7 @@ impl Mesh {
             }
         }
         self.retry_keyframes(now);
+        self.ask_silent(now);
         let leaving = std::mem::take(&mut self.leaving);
         for index in leaving {
             let until = self
@@ -401,7 +405,7 @@ impl Mesh {
             .iter()
             .filter_map(|index| self.tracks.get(*index)?.leaving.as_ref());
         let leaving = leaving.map(|leaving| leaving.until).min();
-        [links, leaving, self.keyframe_due(now)]
+        [links, leaving, self.keyframe_due(now), self.ask_silent_at()]
             .into_iter()
             .flatten()
             .min()

@@ -190,16 +190,20 @@ impl Mesh {
         }
     }
 
-    pub(super) fn handle_unbind(&mut self, from: PeerKey, flow: u32) {
+    pub(super) fn handle_unbind(&mut self, now: Instant, from: PeerKey, flow: u32) {
         let carried = self
             .peers
             .get_mut(from.0)
             .and_then(|peer| peer.unbind_in(flow));
-        let track = carried.and_then(|carried| self.tracks.get_mut(carried.track));
+        let Some(index) = carried.map(|carried| carried.track) else {
+            return;
+        };
+        let track = self.tracks.get_mut(index);
         if let Some(flows) = track.and_then(|track| track.flows_from(from)) {
             for bound in flows {
                 *bound = bound.filter(|bound| *bound != flow);
             }
+            self.wait_for_flows(now, index);
         }
     }
 }

@@ -21,6 +21,10 @@ use crate::link::header::Class;
 const HOPS_MAX: usize = 3;
 /// Longest time that a former upstream is kept besides the new one.
 const LEAVING_MAX: Duration = Duration::from_secs(2);
+/// When an upstream that bound nothing is asked again, at first; twice as long later each time.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// How often that time is doubled: up to 4 s.
+const ASK_AGAIN_DOUBLED_MAX: u8 = 4;
 
 impl Mesh {
     fn track_or_new(&mut self, room: RoomId, sid: TrackSid, origin: NodeId) -> usize {
@@ -293,6 +297,7 @@ impl Mesh {
                     upstream.streams = wanted;
                 }
                 self.ask(index, target, wanted);
+                self.wait_for_flows(now, index);
             }
             (_, Some(target)) => {
                 let flows = [None; STREAMS_MAX];
@@ -300,6 +305,7 @@ impl Mesh {
                     peer: target,
                     streams: wanted,
                     flows,
+                    asked_again: (now, 0),
                 });
                 self.finish_leaving(index);
                 if let (Some(upstream), Some(track)) = (former, self.tracks.get_mut(index)) {
@@ -312,6 +318,7 @@ impl Mesh {
                     self.leaving.push(index);
                 }
                 self.ask(index, target, wanted);
+                self.wait_for_flows(now, index);
             }
             (Some((peer, _)), None) => {
                 let former = track.upstream.take();
@@ -336,6 +343,49 @@ impl Mesh {
             path: track.path(&self.config.node),
         };
         self.send(peer, Message::Subscribe(message));
+    }
+
+    /// Sees to it that the upstream is asked again if it binds nothing: while plans change it may have another one, by which it is we
+    /// who lie on its way to the publisher, and refuse.
+    pub(super) fn wait_for_flows(&mut self, now: Instant, index: usize) {
+        let track = self.tracks.get_mut(index);
+        if let Some(upstream) = track.and_then(|track| track.upstream.as_mut()) {
+            upstream.asked_again = (now + ASK_AGAIN, 0);
+            if !self.unanswered.contains(&index) {
+                self.unanswered.push(index);
+            }
+        }
+    }
+
+    /// Asks those again that have bound nothing.
+    pub(super) fn ask_silent(&mut self, now: Instant) {
+        for index in std::mem::take(&mut self.unanswered) {
+            let track = self.tracks.get_mut(index);
+            let upstream = track.and_then(|track| track.upstream.as_mut());
+            let Some(upstream) = upstream.filter(|upstream| upstream.is_silent()) else {
+                continue;
+            };
+            self.unanswered.push(index);
+            let (due, times) = upstream.asked_again;
+            if due > now {
+                continue;
+            }
+            let times = (times + 1).min(ASK_AGAIN_DOUBLED_MAX);
+            upstream.asked_again = (now + ASK_AGAIN * (1 << times), times);
+            let (peer, streams) = (upstream.peer, upstream.streams);
+            // Should it believe that we have its flows, it binds them anew.
+            self.ask(index, peer, 0);
+            self.ask(index, peer, streams);
+        }
+    }
+
+    /// When somebody is to be asked again.
+    pub(super) fn ask_silent_at(&self) -> Option<Instant> {
+        let due = |&index: &usize| {
+            let upstream = self.tracks.get(index)?.upstream.as_ref()?;
+            upstream.is_silent().then_some(upstream.asked_again.0)
+        };
+        self.unanswered.iter().filter_map(due).min()
     }
 
     /// The new upstream delivers: the former one may stop. What it has on its way is still taken.

@@ -212,6 +212,44 @@ fn circles_and_long_paths_are_refused() {
 }
 
 #[test]
+fn who_was_refused_while_plans_changed_asks_again() {
+    let mut net = Net::new(&["a", "b", "r"]);
+    let plan = |epoch: u64, via: &str| {
+        MeshCommand::SetPlan(RoomPlan {
+            room: RoomId::from(ROOM),
+            epoch,
+            members: vec![NodeId::from("a"), NodeId::from("b")],
+            next_hops: vec![NextHop {
+                edge: NodeId::from("a"),
+                via: NodeId::from(via),
+                backup: None,
+            }],
+        })
+    };
+    net.publish("a", 1);
+    // The relay still takes b for its own way to a when b hears that the relay is its.
+    net.command("r", plan(1, "b"));
+    net.command("b", plan(2, "r"));
+    net.demand("b", "a", 1);
+    net.run(150);
+    assert!(net.mesh("r").refusals().subscriptions >= 1);
+    net.command("r", plan(2, "a"));
+    net.run(1_000);
+    assert_eq!((net.flows("a", "r"), net.flows("r", "b")), (1, 1));
+    net.media("a", 1, 500);
+    net.run(100);
+    assert_eq!(net.received("b"), 50);
+
+    // One that lost its way to the publisher lets go of us, and is asked again once it has another.
+    net.command("r", plan(3, "b"));
+    net.run(400);
+    assert_eq!(net.flows("r", "b"), 0);
+    net.command("r", plan(4, "a"));
+    net.run(4_500);
+    assert_eq!((net.flows("a", "r"), net.flows("r", "b")), (1, 1));
+}
+
+#[test]
 fn a_dead_relay_is_bypassed_at_once_and_taken_again() {
     let mut net = Net::new(&["a", "b", "r"]);
     net.plan(1, &["a", "b"], "r", true);

@@ -82,6 +82,15 @@ pub(super) struct Upstream {
     pub(super) streams: u8,
     /// Flow ids that it bound.
     pub(super) flows: [Option<u32>; STREAMS_MAX],
+    /// When it is asked again, should it have bound nothing by then, and how often it was.
+    pub(super) asked_again: (Instant, u8),
+}
+
+impl Upstream {
+    /// Whether nothing that it was asked for is bound.
+    pub(super) fn is_silent(&self) -> bool {
+        self.streams != 0 && self.flows.iter().all(Option::is_none)
+    }
 }
 
 /// The upstream before, listened to until the new one delivers.
