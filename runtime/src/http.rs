@@ -218,7 +218,7 @@ async fn speak<S>(
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
         .with_upgrades();
     tokio::pin!(connection);
-    // hyper's own clock starts with the first byte: this one is for those who never send any.
+    // For those who never send a byte. hyper's own clock may start later, or strike first.
     let silence = async {
         tokio::time::sleep(limits.header_timeout).await;
         if asked.load(Ordering::Relaxed) {
@@ -241,6 +241,8 @@ async fn speak<S>(
         // Who only waits, having been answered, may: the connection is closed for being idle.
         if error.is_timeout() && unanswered.load(Ordering::Relaxed) {
             conversation.count("slow_header");
+        } else if error.is_timeout() && !asked.load(Ordering::Relaxed) {
+            conversation.count("silent");
         } else if error.is_parse() {
             conversation.count("malformed");
         }

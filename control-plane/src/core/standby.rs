@@ -22,8 +22,8 @@ const EVENTS_KEPT_MS: u64 = 600_000;
 #[derive(Debug)]
 pub(super) struct Standby {
     ring: Ring,
-    /// The ring when this replica took over last: whatever it owned then it has known of since.
-    adopted: Ring,
+    /// The rings since this replica took over last. A room that was its own in all of them it has known of ever since.
+    rings: Vec<Ring>,
     /// Rooms that became this replica's and wait for what the durable store has of them.
     gained: BTreeSet<RoomId>,
     events: VecDeque<Event>,
@@ -34,7 +34,7 @@ pub(super) struct Standby {
 impl Standby {
     pub(super) fn new(ring: Ring) -> Self {
         Self {
-            adopted: ring.clone(),
+            rings: vec![ring.clone()],
             ring,
             gained: BTreeSet::new(),
             events: VecDeque::new(),
@@ -96,6 +96,7 @@ impl Core {
 
     /// Other replicas take part from now on.
     pub(super) fn set_ring(&mut self, now: Instant, ring: Ring) {
+        self.standby.rings.push(ring.clone());
         let before = std::mem::replace(&mut self.standby.ring, ring);
         for name in self.rooms.keys().cloned().collect::<Vec<_>>() {
             match (before.owns(name.as_str()), self.owns(&name)) {
@@ -162,12 +163,16 @@ impl Core {
     /// Takes over the rooms that became this replica's, with what the durable store has of them: `living` are all rooms that live.
     pub(super) fn adopt(&mut self, now: Instant, living: Vec<RoomRecord>) {
         let mut gained = std::mem::take(&mut self.standby.gained);
-        let ring = self.standby.ring.clone();
         let mut recorded = BTreeSet::new();
         for record in living {
             let name = record.room.clone();
-            // One that was this replica's before and is not known has ended here: what was read is older.
-            let new = !self.rooms.contains_key(&name) && !self.standby.adopted.owns(name.as_str());
+            // One that was this replica's all the time and is not known has ended here: what was read is older.
+            let own = self
+                .standby
+                .rings
+                .iter()
+                .all(|ring| ring.owns(name.as_str()));
+            let new = !own && !self.rooms.contains_key(&name);
             if self.owns(&name) && (new || gained.contains(&name)) {
                 self.adopt_record(now, record);
                 gained.insert(name.clone());
@@ -191,7 +196,7 @@ impl Core {
             tracing::info!(room = name.as_str(), "room taken over");
             self.replan(now, &name, None);
         }
-        self.standby.adopted = ring;
+        self.standby.rings = vec![self.standby.ring.clone()];
     }
 
     /// Members that the record has and nobody reports are doubted: those that are there will say so.

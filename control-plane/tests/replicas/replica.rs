@@ -60,6 +60,14 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) fn start(stores: &Stores, id: &str, webhook: Option<&str>) -> Self {
+        if let Ok(filter) = std::env::var("ANTIPODE_TEST_LOG") {
+            let config = runtime::telemetry::LogConfig {
+                filter,
+                ..Default::default()
+            };
+            // One replica of the process sets it up.
+            runtime::telemetry::init(&config).ok();
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

@@ -19,6 +19,7 @@ use crate::twin::Twin;
 crate::suite! {
     what_is_saved_is_there_after_a_restart,
     a_transaction_is_all_or_nothing,
+    what_was_cancelled_keeps_nothing_from_being_saved,
     old_records_go_and_epochs_stay,
     a_replica_that_is_behind_is_fenced,
     one_of_two_beginnings_wins,
@@ -42,7 +43,11 @@ fn room(name: &str, sid: &str, epoch: u64) -> RoomRecord {
         epoch,
         members: ["a".into(), "b".into()].into(),
         created_at_ms: 7,
-        settings: RoomSettings::default(),
+        settings: RoomSettings {
+            version: 2,
+            metadata: format!("of {name}"),
+            ..RoomSettings::default()
+        },
     }
 }
 
@@ -104,6 +109,25 @@ async fn what_is_saved_is_there_after_a_restart(twin: &Twin<'_>) {
         .await
         .expect("saves");
     assert_eq!(store.load().await.expect("loads").nodes.len(), 2);
+}
+
+async fn what_was_cancelled_keeps_nothing_from_being_saved(twin: &Twin<'_>) {
+    let (ours, theirs) = (twin.open().await, twin.open().await);
+    for step in 0..200 {
+        // At every moment of a transaction, its beginning among them.
+        let moment = Duration::from_micros(step * 15);
+        drop(tokio::time::timeout(moment, ours.load()).await);
+        let number = format!("n{step}");
+        ours.save(&[Change::Node(hello(&number))])
+            .await
+            .expect("saves");
+        let saved = tokio::time::timeout(Duration::from_secs(2), theirs.load()).await;
+        let nodes = saved.expect("answers").expect("loads").nodes;
+        assert!(
+            nodes.contains(&hello(&number)),
+            "{number} was not committed"
+        );
+    }
 }
 
 async fn a_transaction_is_all_or_nothing(twin: &Twin<'_>) {

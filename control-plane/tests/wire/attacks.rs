@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use proto::RoomId;
 use proto::control::AssignRequest;
 use proto::control::rooms_client::RoomsClient;
 use reqwest::Client;
@@ -194,7 +195,9 @@ async fn texts_stay_texts() {
         let wish = json!({"room_name": text, "participant_identity": text, "participant_name": text, "participant_metadata": text});
         let (status, answer) = ask(&plane, &wish).await;
         assert_eq!((status, &answer["room_name"]), (200, &json!(text)));
-        plane.assign("edge-fra", text).await.expect("a plan");
+        let room = RoomId::new(proto::DEFAULT_PROJECT, text).expect("a name");
+        let plan = plane.assign("edge-fra", room.as_str()).await;
+        plan.expect("a plan");
     }
     for text in LINES {
         for field in ["room_name", "participant_identity"] {

@@ -246,7 +246,7 @@ async fn residency_holds_for_tokens_and_for_edges() {
     let refused = token(&plane, None).await;
     assert_eq!(refused["error"]["code"], "unavailable", "{refused}");
     let status = plane.assign("edge-iad", "R").await.expect_err("not there");
-    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert_eq!(status.code(), Code::PermissionDenied);
     assert!(status.message().contains("confined to europe"), "{status}");
     let report = RoomReport {
         room: "R".to_owned(),

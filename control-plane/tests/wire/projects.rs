@@ -37,11 +37,15 @@ impl Project {
             ..CreateKeyRequest::default()
         };
         let made = admin.create_key(wish).await.expect("creates").into_inner();
-        Self {
+        let project = Self {
             id,
             key: made.key.expect("a key").key,
             secret: made.secret,
-        }
+        };
+        // A key is known to the gateway within two seconds.
+        let known = async || project.call(plane, "ListRooms", json!({})).await.0 == 200;
+        crate::eventually("the key is known", Duration::from_secs(2), known).await;
+        project
     }
 
     fn default_one() -> Self {

@@ -213,13 +213,25 @@ impl Database {
         })
     }
 
+    /// Begins a transaction, in a task of its own: sqlx 0.9 forgets one whose beginning is cancelled, and whoever has the connection next
+    /// writes into it without knowing, and never commits. Here a late one is rolled back as any that is dropped.
     pub(super) async fn begin(&self) -> Result<Tx, Error> {
-        Ok(match self {
+        let begun = match self {
             // Takes the write lock at once: a transaction that read first could not get it any more once another process
             // has written.
-            Self::Sqlite(pool) => Tx::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
-            Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
-        })
+            Self::Sqlite(pool) => {
+                let pool = pool.clone();
+                tokio::spawn(
+                    async move { pool.begin_with("BEGIN IMMEDIATE").await.map(Tx::Sqlite) },
+                )
+            }
+            Self::Postgres(pool) => {
+                let pool = pool.clone();
+                tokio::spawn(async move { pool.begin().await.map(Tx::Postgres) })
+            }
+        };
+        let begun = begun.await.map_err(|_| sqlx::Error::WorkerCrashed)?;
+        Ok(begun?)
     }
 }
 
