@@ -22,9 +22,9 @@ const HOPS_MAX: usize = 3;
 /// Longest time that a former upstream is kept besides the new one.
 const LEAVING_MAX: Duration = Duration::from_secs(2);
 /// When an upstream that bound nothing is asked again, at first; twice as long later each time.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How often that time is doubled: up to 4 s.
-const ASK_AGAIN_DOUBLED_MAX: u8 = 4;
+const ASK_AGAIN_DOUBLED_MAX: u8 = 3;
 
 impl Mesh {
     fn track_or_new(&mut self, room: RoomId, sid: TrackSid, origin: NodeId) -> usize {
@@ -373,8 +373,7 @@ impl Mesh {
             let times = (times + 1).min(ASK_AGAIN_DOUBLED_MAX);
             upstream.asked_again = (now + ASK_AGAIN * (1 << times), times);
             let (peer, streams) = (upstream.peer, upstream.streams);
-            // Should it believe that we have its flows, it binds them anew.
-            self.ask(index, peer, 0);
+            // To one that only has a long way this says nothing new.
             self.ask(index, peer, streams);
         }
     }
